@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -145,22 +146,44 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """Where one prompt and the completions that continue it lie in a packed stream.
+
+    >>> Segment(start=8, prompt=5, completions=(3, 2)).stop  # 5 tokens of prompt, then 3, then 2
+    18
+    """
+
+    start: int
+    prompt: int
+    """Tokens of the prompt after the stream's shared prefix."""
+    completions: tuple[int, ...]
+    """Tokens in the stream: a completion's last token predicts nothing and is left out."""
+
+    @property
+    def stop(self) -> int:
+        """One past the segment's last token."""
+        return self.start + self.prompt + sum(self.completions)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One packed stream of tokens, already shifted: nobody downstream shifts, pads or masks.
 
-    The stream is [prompt | y1 | ... | yG] for each group; positions of every y continue from the
-    prompt's end. Position t of a completion is predicted at the stream index `source_T[t]`, which for
-    a completion's first token is the prompt's last one.
+    The stream is [prefix], then [prompt | y1 | ... | yG] for each group, S tokens in all. The positions of
+    every prompt continue from the prefix, those of every y from its prompt. T counts the completion
+    tokens, which are predicted.
     """
 
     ids: torch.Tensor
     """[1, S] int64, the stream."""
     positions: torch.Tensor
     """[1, S] int64"""
+    prefix: int
+    """Tokens that all prompts begin with, once at the head of the stream; may be 0."""
     segments: tuple[Segment, ...]
-    """One entry a group, in stream order."""
+    """In stream order."""
     source_T: torch.Tensor
-    """[T] int64, index into the stream of the state that predicts each completion token."""
+    """[T] int64, where in the stream the state lies that predicts each token; for a first token, the prompt's end."""
     target_T: torch.Tensor
     """[T] int64, the completion tokens."""
     row_T: torch.Tensor
@@ -168,26 +191,9 @@ class Batch:
     old_logprobs_T: torch.Tensor
     """[T] float32, recorded when the token was sampled."""
     advantages_T: torch.Tensor
-    """[T] float32, the row's advantage."""
+    """[T] float32, the advantage of the token's row."""
     mask_T: torch.Tensor
     """[T] bool, True where the token is trained."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Where one group lies in a packed stream.
-
-    >>> Segment(start=0, prompt=5, completions=(3, 2))  # 10 tokens: 5 of prompt, then 3, then 2
-    """
-
-    start: int
-    prompt: int
-    completions: tuple[int, ...]
-
-    @property
-    def stop(self) -> int:
-        """One past the segment's last token."""
-        return self.start + self.prompt + sum(self.completions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,3 +239,11 @@ class RewardFunction(Protocol):
     def __call__(self, completion: str, answer: str) -> float | None:
         """The score of one completion; None when the function does not apply to it."""
         ...
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The tokens that every prompt begins with, at least one token of each left over; () for a single prompt."""
+    if len(prompts) < 2:
+        return ()
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*(p[:-1] for p in prompts), strict=False))
+    return tuple(column[0] for column in shared)

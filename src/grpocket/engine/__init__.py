@@ -1,0 +1,1 @@
+"""Prompt token ids in, completions out."""

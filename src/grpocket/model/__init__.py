@@ -1,0 +1,1 @@
+"""The network as grpocket calls it, for sampling and for training alike."""

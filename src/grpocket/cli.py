@@ -1,0 +1,274 @@
+"""The command line: `grpocket train | eval | sample | data`.
+
+A command is a function with a parser of its own. torch is imported only when a model is needed, so
+that `--help` answers at once. A user's mistake is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from . import __version__
+from .config import Config, from_values
+from .records import UserError
+
+if TYPE_CHECKING:
+    from .evaluate.accuracy import Evaluation
+
+EVERYDAY = (
+    *("model", "eval_data", "output_dir", "seed", "steps", "prompts_per_step", "group_size", "max_new_tokens"),
+    *("temperature", "examples", "learning_rate", "lora_rank", "eval_every", "show_every"),
+)
+"""The settings that `--help` shows; `--help-all` shows every one."""
+
+ALIASES = {
+    "num_generations": "group_size",
+    "max_completion_length": "max_new_tokens",
+    "epsilon": "clip_low",
+    "epsilon_high": "clip_high",
+}
+"""Names that TRL uses for the same thing."""
+
+USAGE = """\
+usage: grpocket COMMAND ...
+
+Teach a language model to reason with GRPO, on the machine you have.
+
+  train DATA.jsonl       train on questions with known answers
+  eval RUN DATA.jsonl    base and trained model on the same problems
+  sample "QUESTION"      what the base and the trained model answer
+  data arithmetic        make arithmetic problems, as JSONL
+
+grpocket COMMAND --help tells more; --version prints the version.
+"""
+
+
+class Parser(ArgumentParser):
+    """Says a mistake in one line, with the nearest name that exists."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with code 2."""
+        raise UserError(" ".join(str(message).split()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, or 2 for a user's mistake."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else "--help"
+    try:
+        if command in ("--help", "-h", "help"):
+            print(USAGE, end="")
+        elif command == "--version":
+            print(f"grpocket {__version__}")
+        else:
+            find(command)(arguments[1:])
+    except UserError as error:
+        print(f"grpocket: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("grpocket: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` perhaps, has seen enough
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def find(command: str) -> Callable[[list[str]], None]:
+    """The command's function."""
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        raise UserError(f'"{command}" is no command' + (f"; did you mean {near[0]}?" if near else f"; use {', '.join(COMMANDS)}"))
+    return COMMANDS[command]
+
+
+# train
+
+
+def train(arguments: list[str]) -> None:
+    """`grpocket train DATA.jsonl [--SETTING VALUE ...]`"""
+    config = parse_train(arguments)
+    if config.data is None:
+        raise UserError("train: name a data set, such as `grpocket train math_tasks.jsonl`")
+    from .tasks.dataset import MathDataset
+
+    # The data is read before the model is loaded: a mistake in it shows at once.
+    data = MathDataset(config.data, max_terms=config.max_terms, max_digits=config.max_digits)
+    held = MathDataset(config.eval_data) if config.eval_data else None
+    print(data.columns_taken)
+    from .trainer import GRPO
+
+    result = GRPO(config).train(data, held)
+    if result.before and result.after:
+        print(f"held-out accuracy: {result.before.accuracy:.3f} before, {result.after.accuracy:.3f} after")
+        print(f"difference on the same {len(result.after.answered)} problems: {result.difference} (95 % interval)")
+    print(f'the run is in {result.folder}; try: grpocket sample "What is 3 + 4?" --run {result.folder}')
+
+
+def parse_train(arguments: list[str]) -> Config:
+    """The settings that the command line gives."""
+    arguments = [normalise(argument) for argument in arguments]
+    if "--help" in arguments or "-h" in arguments or "--help_all" in arguments:
+        print(train_help(everything="--help_all" in arguments), end="")
+        raise SystemExit(0)
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--data", *arguments]
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = Parser(exit_on_error=False)
+    parser.add_argument("--config", action="config", help="settings of another run")
+    parser.add_class_arguments(Config)
+    check_names(arguments)
+    try:
+        values = parser.parse_args(listed(arguments)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"train: {' '.join(str(error).split())}") from None
+    return from_values({f.name: values[f.name] for f in fields(Config)})
+
+
+def normalise(argument: str) -> str:
+    """--group-size is --group_size, and TRL's names are ours where they mean the same."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    name = name.replace("-", "_")
+    return f"--{ALIASES.get(name, name)}{equals}{value}"
+
+
+def check_names(arguments: Sequence[str]) -> None:
+    """Refuse a flag that is no setting, with the nearest that is."""
+    names = [*(f.name for f in fields(Config)), "config", *ALIASES]
+    for argument in arguments:
+        name = argument[2:].partition("=")[0]
+        if argument.startswith("--") and name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"; did you mean --{near[0]}?" if near else "; `grpocket train --help-all` lists every setting"
+            raise UserError(f"train: there is no setting --{name}{hint}")
+
+
+def listed(arguments: Sequence[str]) -> list[str]:
+    """`--rewards a b` and `--rewards a,b` as the parser wants lists: `--rewards [a,b]`."""
+    lists = {f"--{f.name}" for f in fields(Config) if str(f.type).startswith("tuple")}
+    found: list[str] = []
+    waiting = iter([*arguments, "--"])
+    argument = next(waiting)
+    while argument != "--":
+        found.append(argument)
+        argument = next(waiting)
+        if found[-1] in lists:
+            values = []
+            while not argument.startswith("--"):
+                values.append(argument.strip("[]"))
+                argument = next(waiting)
+            found.append(f"[{','.join(values)}]")
+    return found
+
+
+def train_help(everything: bool) -> str:
+    """The settings with what they mean, everyday ones or all of them."""
+    import docstring_parser
+
+    described = {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(Config).params}
+    shown = [f for f in fields(Config) if everything or f.name in EVERYDAY]
+    lines = ["usage: grpocket train DATA.jsonl [--SETTING VALUE ...]", ""]
+    for f in shown:
+        default = "" if f.default in (None, "") or len(str(f.default)) > 40 else f" [{_shown(f.default)}]"
+        lines += [f"  --{f.name}{default}", f"      {described[f.name]}"]
+    lines += ["", "  --config FILE", "      Take the settings of another run from its config.yaml; flags win over it."]
+    if not everything:
+        lines += ["", "--help-all lists every setting."]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# eval, sample
+
+
+def evaluate(arguments: list[str]) -> None:
+    """`grpocket eval RUN DATA.jsonl`"""
+    parser = Parser(prog="grpocket eval", description="Base and trained model, greedily, on the same problems.")
+    parser.add_argument("run", help="the folder of a run")
+    parser.add_argument("data", help="problems, as JSONL")
+    parser.add_argument("--limit", type=int, help="only the first so many problems")
+    options = parser.parse_args(arguments)
+    from .tasks.dataset import MathDataset
+
+    data = MathDataset(options.data, limit=options.limit)
+    from .evaluate.statistics import paired_difference
+    from .trainer import GRPO
+
+    trainer = GRPO.from_run(options.run)
+    with trainer.model.disable_adapter():
+        base = trainer.evaluate(data)
+    trained = trainer.evaluate(data)
+    print(f"base    {score(base)}\ntrained {score(trained)}")
+    print(f"difference on the same problems: {paired_difference(base.correct, trained.correct)} (95 % interval)")
+
+
+def score(result: Evaluation) -> str:
+    """Accuracy with its counts."""
+    return f"{result.accuracy:.3f} ({sum(result.correct)} of {len(result.answered)})"
+
+
+def sample(arguments: list[str]) -> None:
+    """`grpocket sample "QUESTION" [--run RUN]`"""
+    parser = Parser(prog="grpocket sample", description="What the base and the trained model answer, greedily.")
+    parser.add_argument("question", help="the question, in quotes")
+    parser.add_argument("--run", help="the folder of a run; without it, only the base model answers")
+    parser.add_argument("--model", help="the base model, when there is no run")
+    options = parser.parse_args(arguments)
+    from .report.console import printable
+    from .trainer import GRPO
+
+    settings = {"model": options.model} if options.model else {}
+    trainer = GRPO.from_run(options.run, **settings) if options.run else GRPO(**settings)
+    print(f"base:    {printable(trainer.sample(options.question, base=True))}")
+    if options.run:
+        print(f"trained: {printable(trainer.sample(options.question))}")
+
+
+# data
+
+
+def data(arguments: list[str]) -> None:
+    """`grpocket data arithmetic --num 600 > math_tasks.jsonl`"""
+    parser = Parser(prog="grpocket data", description="Make problems, as JSONL on the standard output.")
+    parser.add_argument("kind", choices=["arithmetic"], help="what to make")
+    parser.add_argument("--num", type=int, default=600, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other problems")
+    parser.add_argument("--terms", default="2-3", help="terms in a question, as 2 or 2-3")
+    parser.add_argument("--digits", default="1", help="digits of a number, as 1 or 1-2")
+    parser.add_argument("--operators", default="+-", help='any of + - *; "++--*" makes products rarer')
+    options = parser.parse_args(arguments)
+    from .tasks.arithmetic import generate
+
+    rows = generate(
+        options.num, options.seed, span("terms", options.terms), span("digits", options.digits), options.operators
+    )
+    for row in rows:
+        print(json.dumps(row))
+
+
+def span(name: str, text: str) -> tuple[int, int]:
+    """"2-3" -> (2, 3), "2" -> (2, 2)."""
+    low, dash, high = str(text).partition("-")
+    try:
+        return int(low), int(high if dash else low)
+    except ValueError:
+        raise UserError(f'--{name} "{text}": give a number such as 2, or a range such as 2-3') from None
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "eval": evaluate, "sample": sample, "data": data}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Prompt token ids in, completions out. Knows nothing of text, rewards or losses.
+
+Unlike a server it knows all its work beforehand: how many rows there are, how long they may get, which
+of them share a prompt. So there is no paging, no streaming and no queue of requests: what prompts share
+is read once for all, a prompt once for its group, and all rows of all groups are decoded together.
+
+    engine = Engine(Network(model))
+    completions = engine.generate([Prompt(ids, key=(seed, step, draw))], Sampling(8, 64, stop_ids=(2,)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..model.attention import Plan
+from ..model.linear import SamplingWeights
+from ..model.network import Network
+from ..records import Completion, Prompt, Sampling
+from .cache import Decode, Prefill, PrefillPrefix, PrefixCache
+from .sampling import sample, uniform
+from .scheduler import Block, Scheduler
+
+
+class Engine:
+    """Samples from the very module that is trained."""
+
+    def __init__(self, network: Network, row_budget: int = 64) -> None:
+        self.network = network
+        self.row_budget = row_budget
+        self.weights = SamplingWeights(network.model)
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
+        """G completions for each prompt, in the prompts' order."""
+        schedule = Scheduler(prompts, sampling, self.row_budget)
+        with self.network.hooked(), self.weights.in_use():
+            prefix = self._read_prefix(schedule.prefix)
+            while schedule.unfinished:
+                if admitted := schedule.admit():
+                    schedule.record(admitted, *self._sample(admitted, self._prefill(prefix, admitted, sampling), sampling))
+                if running := schedule.running:
+                    schedule.record(running, *self._sample(running, self._decode(prefix, running), sampling))
+        return schedule.completions()
+
+    def _read_prefix(self, ids: Sequence[int]) -> PrefixCache:
+        prefix = PrefixCache(len(ids))
+        if ids:
+            self._hidden([list(ids)], [list(range(len(ids)))], PrefillPrefix(prefix))
+        return prefix
+
+    def _prefill(self, prefix: PrefixCache, blocks: Sequence[Block], sampling: Sampling) -> Tensor:
+        """Read prompts as one stream; hidden states [B, H] that predict the first token of each row."""
+        prompts = [prompt for block in blocks for prompt in block.prompts]
+        stream = [token for prompt in prompts for token in prompt]
+        positions = [prefix.length + at for prompt in prompts for at in range(len(prompt))]
+        plan = Prefill(prefix, [(block.cache, len(block.prompts)) for block in blocks])
+        hidden = self._hidden([stream], [positions], plan)[0]
+        for block in blocks:
+            block.cache.start(len(block.rows), sampling.max_new_tokens)
+        last = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1
+        return hidden[last.repeat_interleave(sampling.num_samples)]
+
+    def _decode(self, prefix: PrefixCache, blocks: Sequence[Block]) -> Tensor:
+        """Feed the token every row wrote last; hidden states [B, H] that predict the next."""
+        ids = [[row.token_ids[-1]] for block in blocks for row in block.rows]
+        positions = [[block.cache.position] for block in blocks for _ in block.rows]
+        plan = Decode(prefix, [(block.cache, len(block.rows)) for block in blocks])
+        hidden = self._hidden(ids, positions, plan)[:, 0]
+        for block in blocks:
+            block.cache.suffix_length += 1
+        return hidden
+
+    def _sample(self, blocks: Sequence[Block], hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        keys = torch.cat([block.keys for block in blocks])
+        positions = torch.tensor([len(row.token_ids) for block in blocks for row in block.rows])
+        return sample(self.network.logits(hidden), sampling.temperature, uniform(keys, positions))
+
+    def _hidden(self, ids: list[list[int]], positions: list[list[int]], plan: Plan) -> Tensor:
+        device = self.network.device
+        return self.network.hidden(torch.tensor(ids, device=device), torch.tensor(positions, device=device), plan)
+
+
+class ScriptedEngine:
+    """A fake that writes what it is told: for tests of the loop, and of rewards, without a model.
+
+    >>> engine = ScriptedEngine(lambda prompt, sample: (5, 6, 2))
+    >>> engine.generate([Prompt((1,), key=(0, 0, 0))], Sampling(2, 8, stop_ids=(2,)))[0][1].token_ids
+    (5, 6, 2)
+    """
+
+    def __init__(self, script: Callable[[Prompt, int], Sequence[int]], logprob: float = -1.0) -> None:
+        self.script = script
+        self.logprob = logprob
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
+        """What the script says, cut at max_new_tokens and after the first stop token."""
+        return [tuple(self._complete(p, s, sampling) for s in range(sampling.num_samples)) for p in prompts]
+
+    def _complete(self, prompt: Prompt, sample: int, sampling: Sampling) -> Completion:
+        ids = list(self.script(prompt, sample))[: sampling.max_new_tokens]
+        stop = next((at for at, token in enumerate(ids) if token in sampling.stop_ids), None)
+        if stop is not None:
+            ids = ids[: stop + 1]
+        return Completion(tuple(ids), (self.logprob,) * len(ids), "length" if stop is None else "stop")

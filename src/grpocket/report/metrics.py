@@ -1,0 +1,98 @@
+"""What a step is remembered by: one line of metrics.jsonl, and its answers in rollouts.jsonl.
+
+The names are those of TRL where the meaning is the same, so that dashboards carry over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev, stdev
+from typing import Any
+
+from ..records import Group, Rollout, StepMetrics
+
+
+def step_metrics(step: int, groups: Sequence[Group], update: Mapping[str, float], seconds: Mapping[str, float]) -> StepMetrics:
+    """Everything known of a finished step."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    total = sum(seconds.values())
+    tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    values = dict(update)
+    values |= _rewards(groups) | _parts(rollouts) | _completions(rollouts)
+    values |= {f"{name}_seconds": spent for name, spent in seconds.items()}
+    values |= {"step_time": total, "num_tokens": tokens, "tokens_per_second": tokens / total if total else 0.0}
+    return StepMetrics(step, values)
+
+
+def _rewards(groups: Sequence[Group]) -> dict[str, float]:
+    by_group = [[r.reward.value for r in g.rollouts if r.reward.value is not None] for g in groups]
+    spreads = [stdev(values) if len(values) > 1 else 0.0 for values in by_group]
+    return {
+        "reward": _mean(value for values in by_group for value in values),
+        "reward_std": _mean(spreads),
+        "frac_reward_zero_std": _mean(not group.has_signal for group in groups),
+    }
+
+
+def _parts(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for r in rollouts for name in r.reward.parts):
+        values = [part for r in rollouts if (part := r.reward.parts.get(name)) is not None]
+        found[f"rewards/{name}/mean"] = _mean(values)
+        found[f"rewards/{name}/std"] = pstdev(values) if values else 0.0
+    return found
+
+
+def _completions(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    lengths = [len(r.completion.token_ids) for r in rollouts]
+    ended = [len(r.completion.token_ids) for r in rollouts if r.completion.finish_reason == "stop"]
+    return {
+        "completions/mean_length": _mean(lengths),
+        "completions/min_length": min(lengths, default=0),
+        "completions/max_length": max(lengths, default=0),
+        "completions/mean_terminated_length": _mean(ended),
+        "completions/clipped_ratio": 1 - len(ended) / len(lengths) if lengths else 0.0,
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return fmean(found) if found else 0.0
+
+
+def rollout_lines(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One JSON object for each answer of a step."""
+    return [
+        {
+            "step": step,
+            "problem": group.problem.id,
+            "question": group.problem.question,
+            "answer": group.problem.answer,
+            "text": rollout.text,
+            "reward": rollout.reward.value,
+            "parts": dict(rollout.reward.parts),
+            "advantage": advantage,
+            "tokens": len(rollout.completion.token_ids),
+            "finish_reason": rollout.completion.finish_reason,
+        }
+        for group in groups
+        for rollout, advantage in zip(group.rollouts, group.advantages, strict=True)
+    ]
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append objects to a JSONL file; what is not a finite number becomes null, so that every reader can read it."""
+    with path.open("a", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    return value

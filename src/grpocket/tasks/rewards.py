@@ -1,0 +1,113 @@
+"""What an answer earns: correctness, format, language consistency.
+
+A reward is a plain function of one completion and its gold answer; what else of the row it wants it
+names, and gets by that name: any column of the data set, or `question`. It gives 0 for a miss and up
+to 1 for a hit, or None when it has nothing to say about this row, which neither pays nor costs.
+
+The completion that is graded begins where the model's answer begins: when the prompt already ends
+with <think>, the caller puts that in front (`prompts.opening`). An exception goes through to the
+caller: a reward that fails must not look like an answer that is wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..records import Problem, Reward, UserError
+from . import answers
+from .language import consistency, detect
+
+RewardCallable = Callable[..., float | None]
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_FORMAT = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
+
+
+def correctness(completion: str, answer: str) -> float | None:
+    """1 when the last <answer> is the gold answer, by the rules of `answers.equal`."""
+    given = answers.extract(completion)
+    return 0.0 if given is None else _score(answers.equal(given, answer))
+
+
+def think_answer_format(completion: str, answer: str) -> float:
+    """1 for one <think> and one <answer> in this order, with something in both and nothing around them.
+
+    A list of guesses is not an answer: what is far longer than the gold one earns nothing.
+    """
+    match = _FORMAT.fullmatch(completion)
+    if match is None or any(completion.count(tag) != 1 for tag in _TAGS):
+        return 0.0
+    thought, given = match.group(1), match.group(2).strip()
+    short = len(given) <= 50 + 2 * len(answer)
+    return float(short and any(map(str.isalnum, thought)) and any(c.isprintable() and c != " " for c in given))
+
+
+def language_consistency(
+    completion: str, answer: str, *, question: str = "", language: str | None = None
+) -> float | None:
+    """The share of letters in the wanted language: that of the column `language`, or else the question's.
+
+    None for too few letters, so a bare formula costs nothing and an empty completion earns nothing.
+    """
+    return consistency(completion, language or detect(question))
+
+
+REWARDS: dict[str, RewardCallable] = {
+    "correctness": correctness,
+    "format": think_answer_format,
+    "language": language_consistency,
+}
+WEIGHTS: dict[str, float] = {"correctness": 1.0, "format": 0.25, "language": 0.10}
+
+
+class Rewards:
+    """Several weighted rewards as one.
+
+    >>> Rewards({"length": (lambda completion, answer: float(len(completion) < 80), 0.5)})
+    """
+
+    def __init__(self, functions: Mapping[str, tuple[RewardCallable, float]]):
+        if not functions:
+            raise UserError("there are no rewards; name at least one")
+        self._rewards = [(name, f, weight, _wanted(f)) for name, (f, weight) in functions.items()]
+
+    @classmethod
+    def built_in(cls, weights: Mapping[str, float] = WEIGHTS) -> Rewards:
+        """The rewards of `REWARDS` that `weights` names."""
+        unknown = [name for name in weights if name not in REWARDS]
+        if unknown:
+            raise UserError(f"reward {unknown[0]!r} is not known; use one of {', '.join(REWARDS)}")
+        return cls({name: (REWARDS[name], weight) for name, weight in weights.items()})
+
+    def score(self, problem: Problem, completion_text: str) -> Reward:
+        """The weighted parts and their sum; a value of None when no reward had anything to say."""
+        offered = {**problem.columns, "question": problem.question}
+        parts: dict[str, float | None] = {}
+        for name, function, weight, wanted in self._rewards:
+            columns = {k: v for k, v in offered.items() if k not in ("completion", "answer") and wanted(k)}
+            score = function(completion=completion_text, answer=problem.answer, **columns)
+            parts[name] = None if score is None else weight * _finite(name, score)
+        earned = [part for part in parts.values() if part is not None]
+        return Reward(value=math.fsum(earned) if earned else None, parts=parts)
+
+
+def _score(hit: bool | None) -> float | None:
+    return None if hit is None else float(hit)
+
+
+def _wanted(function: RewardCallable) -> Callable[[str], bool]:
+    """Which columns a function takes: those it names, or all when it has **columns; not what a partial has settled."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    settled = getattr(function, "keywords", {})
+    return lambda name: (takes_all or name in parameters) and name not in settled
+
+
+def _finite(name: str, score: Any) -> float:
+    if not isinstance(score, (int, float)) or not math.isfinite(score):
+        raise UserError(f"reward {name!r} gave {score!r}; return a finite number, or None when it does not apply")
+    return float(score)

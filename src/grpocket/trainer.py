@@ -1,0 +1,224 @@
+"""The Python front door: a model, and what can be done with it.
+
+    from grpocket import GRPO, MathDataset
+
+    trainer = GRPO(group_size=8)
+    trainer.train(MathDataset("math_tasks.jsonl"))
+    print(trainer.sample("What is 3 + 4?"))
+    trainer.save("adapter")
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import Config, from_values, read_yaml
+from .engine.engine import Engine
+from .evaluate.accuracy import Evaluation, evaluate
+from .evaluate.statistics import Interval, paired_difference
+from .learn import loop
+from .learn.policy import Policy
+from .learn.selfcheck import self_check
+from .model.loading import load
+from .records import Group, Problem, Prompt, TrainState, UserError
+from .run import RunFolder
+from .tasks.dataset import MathDataset
+from .tasks.draw import draw, overlap, split
+from .tasks.prompts import PromptStyle, opening, render, render_text
+from .tasks.rewards import REWARDS, Rewards
+
+Data = str | Path | MathDataset | Iterable[tuple[str, str]] | Sequence[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to.
+
+    >>> Result(folder=Path("runs/math_tasks-1"), before=None, after=None)
+    """
+
+    folder: Path
+    before: Evaluation | None
+    """Held-out problems before training; None when none were held out."""
+    after: Evaluation | None
+
+    @property
+    def difference(self) -> Interval | None:
+        """Accuracy after minus before on the same problems, with its 95 % interval."""
+        if self.before is None or self.after is None:
+            return None
+        return paired_difference(self.before.correct, self.after.correct)
+
+
+class GRPO:
+    """A language model that learns by Group Relative Policy Optimization.
+
+    Takes every field of `Config` by name: `GRPO(model="...", group_size=8)`. Without a model it is the
+    embedded one.
+
+    Raises:
+        UserError: a setting or a model that will not do, in one line.
+    """
+
+    def __init__(self, config: Config | None = None, **settings: Any) -> None:
+        self.config = config = config or from_values(settings)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        loaded = load(config)
+        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think)
+        prompt = functools.partial(render, tokenizer=loaded.tokenizer, style=style)
+        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
+        self.policy = Policy(loaded, prompt, begun, config)
+        self.engine = Engine(self.policy.network, config.row_budget)
+        self.rewards = make_rewards(config)
+        self.state = TrainState(config.seed)
+
+    @classmethod
+    def from_run(cls, folder: str | Path, **settings: Any) -> GRPO:
+        """The trained model of a run, with the run's settings.
+
+        Raises:
+            UserError: the folder holds no finished run.
+        """
+        folder = Path(folder)
+        config = replace(read_yaml(folder / "config.yaml"), **settings)
+        if not (folder / "adapter" / "adapter_model.safetensors").is_file():
+            raise UserError(f"{folder}: holds no adapter yet; let the run finish, or train again")
+        trainer = cls(config)
+        trainer.policy.load_adapter(folder / "adapter")
+        return trainer
+
+    @property
+    def step_count(self) -> int:
+        """Steps taken."""
+        return self.state.step
+
+    @property
+    def model(self) -> Any:
+        """The PeftModel that is trained."""
+        return self.policy.network.model
+
+    def train_step(self, question: str, answer: str) -> float:
+        """Sample a group of answers to one question, score them and learn from them.
+
+        Returns:
+            The loss. On fresh samples it is about 0 whatever happens: the reward tells whether the model
+            gets better, and a negative loss does not.
+        """
+        return self._train_step(as_problem(question, answer, f"step:{self.step_count}"))
+
+    def _train_step(self, problem: Problem) -> float:
+        run = _OneStep()
+        chosen = lambda count, state: [(state.cursor, problem)]  # noqa: E731
+        self.state = loop.train_step(self.config, self.policy, self.engine, self.rewards.score, chosen, run, self.state)
+        self.last_groups, self.last_update = run.groups, run.update
+        return run.update["loss"]
+
+    def train(self, data: Data, eval_data: Data | None = None) -> Result:
+        """Train on `data` for `config.steps` steps, and evaluate on what was held out, before and after."""
+        train, held = self.split(data, eval_data)
+        for problem in (*train, *held):
+            self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
+        measure = functools.partial(self.evaluate, held) if held else None
+        run = RunFolder(self.config, self.save, measure)
+        run.console.say(self.announce(train, held))
+        self_check(self.policy, self.engine, train[:2])
+        chosen = functools.partial(draw, train)
+        self.state = loop.train(
+            self.config, self.policy, self.engine, self.rewards.score, lambda count, state: chosen(count, state), run
+        )
+        before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
+        return Result(run.folder, before, after)
+
+    def split(self, data: Data, eval_data: Data | None = None) -> tuple[Sequence[Problem], Sequence[Problem]]:
+        """(train, held-out) problems; no text is on both sides."""
+        problems = as_problems(data, self.config)
+        if eval_data is None:
+            return split(problems, min(self.config.held_out, len(problems) // 2), self.config.seed)
+        held = as_problems(eval_data, self.config)
+        if shared := overlap(problems, held):
+            raise UserError(f"{shared} held-out problems are also in the training data; remove them from either")
+        return problems, held
+
+    def announce(self, train: Sequence[Problem], held: Sequence[Problem]) -> str:
+        """What is about to happen, for the top of the log."""
+        c = self.config
+        return (
+            f"{c.model}: {len(train)} problems to train on, {len(held)} held out. "
+            f"{c.steps} steps of {c.prompts_per_step} problems x {c.group_size} answers of at most {c.max_new_tokens} tokens."
+        )
+
+    def evaluate(self, data: Data) -> Evaluation:
+        """Greedy answers to every problem, compared exactly with the known ones."""
+        problems = as_problems(data, self.config)
+        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling)
+
+    def sample(self, question: str, base: bool = False, temperature: float = 0.0) -> str:
+        """One answer to a question; greedy unless a temperature is given.
+
+        Args:
+            question: as text, without any template.
+            base: answer with the adapter switched off, as the untrained model would.
+            temperature: above 0, sample instead.
+        """
+        prompt = Prompt(self.policy.render(as_problem(question, "", "sample")), key=(self.config.seed, 0, 0))
+        sampling = replace(self.policy.sampling, num_samples=1, temperature=temperature)
+        with self.model.disable_adapter() if base else nullcontext():
+            return self.policy.decode(self.engine.generate([prompt], sampling)[0][0].token_ids)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter and the tokenizer in PEFT's format; `PeftModel.from_pretrained` loads it."""
+        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        self.policy.tokenizer.save_pretrained(str(folder))
+
+
+GPRO = GRPO
+"""The spelling that the original used."""
+
+
+class _OneStep:
+    """A run of a single step that keeps nothing on disk."""
+
+    def restore(self, policy: Policy) -> TrainState:
+        raise NotImplementedError
+
+    def timer(self, name: str) -> nullcontext[None]:
+        return nullcontext()
+
+    def log(self, state: TrainState, groups: Sequence[Group], update: Mapping[str, float]) -> None:
+        self.groups, self.update = tuple(groups), update
+
+
+def make_rewards(config: Config) -> Rewards:
+    """The rewards that the settings name, with their weights."""
+    weights = dict(zip(config.rewards, config.reward_weights, strict=True))
+    functions: dict[str, tuple[Callable, float]] = {}
+    for name, weight in weights.items():
+        if name not in REWARDS:
+            raise UserError(f'rewards: "{name}" is not known; use {", ".join(REWARDS)}')
+        functions[name] = (REWARDS[name], weight)
+    if "language" in functions and config.language != "auto":
+        functions["language"] = (functools.partial(REWARDS["language"], language=config.language), weights["language"])
+    return Rewards(functions)
+
+
+def as_problem(question: str, answer: str, name: str) -> Problem:
+    """A question as it is typed."""
+    return Problem(name, ({"role": "user", "content": question},), answer)
+
+
+def as_problems(data: Data, config: Config) -> tuple[Problem, ...]:
+    """Problems out of a file's path, a MathDataset, (question, answer) pairs, or problems."""
+    if isinstance(data, str | Path):
+        data = MathDataset(data, max_terms=config.max_terms, max_digits=config.max_digits)
+    if isinstance(data, MathDataset):
+        return data.problems
+    items = tuple(data)
+    return tuple(p if isinstance(p, Problem) else as_problem(*p, f"pair:{at}") for at, p in enumerate(items, 1))
