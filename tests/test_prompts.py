@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from grpocket.config import SYSTEM_PROMPT
 from grpocket.records import Problem, UserError
 from grpocket.tasks.arithmetic import generate
-from grpocket.config import SYSTEM_PROMPT
 from grpocket.tasks.prompts import EXAMPLES, PromptStyle, opening, render, render_text
 
 QUESTION = "What is 7 + 5 - 3?"
@@ -97,7 +97,9 @@ def test_bos_stands_in_front_exactly_once(template, adds_bos):
     expected = int(adds_bos or template is chatml_with_bos)
     assert ids.count(BOS) == expected
     assert ids[:1].count(BOS) == expected
-    assert decoded(ids).removeprefix(BOS_TEXT) == render_text(PROBLEM, tokenizer, PromptStyle(SYSTEM_PROMPT)).removeprefix(BOS_TEXT)
+    assert decoded(ids).removeprefix(BOS_TEXT) == render_text(
+        PROBLEM, tokenizer, PromptStyle(SYSTEM_PROMPT)
+    ).removeprefix(BOS_TEXT)
 
 
 def test_a_tokenizer_without_bos_gets_none():

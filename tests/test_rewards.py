@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from grpocket.records import Problem, UserError
 from grpocket.config import SYSTEM_PROMPT
+from grpocket.records import Problem, UserError
 from grpocket.tasks.prompts import EXAMPLES
 from grpocket.tasks.rewards import REWARDS, WEIGHTS, Rewards, correctness, language_consistency, think_answer_format
 

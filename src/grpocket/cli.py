@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -86,7 +85,9 @@ def find(command: str) -> Callable[[list[str]], None]:
     """The command's function."""
     if command not in COMMANDS:
         near = get_close_matches(command, COMMANDS, n=1)
-        raise UserError(f'"{command}" is no command' + (f"; did you mean {near[0]}?" if near else f"; use {', '.join(COMMANDS)}"))
+        raise UserError(
+            f'"{command}" is no command' + (f"; did you mean {near[0]}?" if near else f"; use {', '.join(COMMANDS)}")
+        )
     return COMMANDS[command]
 
 
@@ -204,7 +205,7 @@ def evaluate(arguments: list[str]) -> None:
     from .tasks.dataset import MathDataset
 
     data = MathDataset(options.data, limit=options.limit)
-    from .evaluate.statistics import paired_difference
+    from .evaluate.intervals import paired_difference
     from .trainer import GRPO
 
     trainer = GRPO.from_run(options.run)
@@ -260,7 +261,7 @@ def data(arguments: list[str]) -> None:
 
 
 def span(name: str, text: str) -> tuple[int, int]:
-    """"2-3" -> (2, 3), "2" -> (2, 2)."""
+    """ "2-3" -> (2, 3), "2" -> (2, 2)."""
     low, dash, high = str(text).partition("-")
     try:
         return int(low), int(high if dash else low)

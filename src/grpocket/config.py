@@ -56,8 +56,8 @@ class Config:
     # Prompt
     system_prompt: str = SYSTEM_PROMPT
     """Instruction before every question; empty for none."""
-    examples: int = 1
-    """Worked examples shown before every question, 0 to 2: small models need one."""
+    examples: int = 2
+    """Worked examples shown before every question, 0 to 2: small models need them."""
     prefill_think: bool = False
     """Begin every answer with `<think>` instead of leaving that to the model."""
     max_terms: int | None = None
@@ -206,7 +206,9 @@ def read_yaml(path: Path) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); name a folder that `grpocket train` made") from None
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); name a folder that `grpocket train` made"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings; name a folder that `grpocket train` made")
     return from_values({name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

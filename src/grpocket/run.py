@@ -1,11 +1,11 @@
 """A run's folder: what is kept of it, and what is shown while it goes on.
 
-    runs/NAME/
-        config.yaml      every setting; `grpocket train --config` repeats the run
-        metrics.jsonl    one line a step
-        rollouts.jsonl   one line an answer
-        eval.jsonl       one line a held-out problem and evaluation
-        adapter/         what was learned, in PEFT's format
+runs/NAME/
+    config.yaml      every setting; `grpocket train --config` repeats the run
+    metrics.jsonl    one line a step
+    rollouts.jsonl   one line an answer
+    eval.jsonl       one line a held-out problem and evaluation
+    adapter/         what was learned, in PEFT's format
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ class RunFolder:
         result = self._evaluate()
         self.evaluations.append(result)
         lines = [
-            {"step": step, "problem": a.problem.id, "correct": a.correct, "text": a.text, "tokens": a.tokens, "cut": a.cut}
+            {
+                "step": step,
+                "problem": a.problem.id,
+                "correct": a.correct,
+                "text": a.text,
+                "tokens": a.tokens,
+                "cut": a.cut,
+            }
             for a in result.answered
         ]
         append_lines(self.folder / "eval.jsonl", lines)

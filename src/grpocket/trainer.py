@@ -1,11 +1,11 @@
 """The Python front door: a model, and what can be done with it.
 
-    from grpocket import GRPO, MathDataset
+from grpocket import GRPO, MathDataset
 
-    trainer = GRPO(group_size=8)
-    trainer.train(MathDataset("math_tasks.jsonl"))
-    print(trainer.sample("What is 3 + 4?"))
-    trainer.save("adapter")
+trainer = GRPO(group_size=8)
+trainer.train(MathDataset("math_tasks.jsonl"))
+print(trainer.sample("What is 3 + 4?"))
+trainer.save("adapter")
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from .config import Config, from_values, read_yaml
 from .engine.engine import Engine
 from .evaluate.accuracy import Evaluation, evaluate
-from .evaluate.statistics import Interval, paired_difference
+from .evaluate.intervals import Interval, paired_difference
 from .learn import loop
 from .learn.policy import Policy
 from .learn.selfcheck import self_check

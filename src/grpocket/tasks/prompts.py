@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from ..records import Message, Problem, UserError
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
-    ("What is 12 - 4 + 5?", "<think>12 - 4 = 8. 8 + 5 = 13.</think><answer>13</answer>"),
-    ("What is 3 - 10?", "<think>3 - 10 = -7.</think><answer>-7</answer>"),
+    ("What is 12 - 4 + 5?", "<think>12 - 4 = 8, 8 + 5 = 13</think><answer>13</answer>"),
+    ("What is 3 + 15 - 20?", "<think>3 + 15 = 18, 18 - 20 = -2</think><answer>-2</answer>"),
 )
 """Questions with model answers. Their numbers differ in length, which those of `arithmetic` never do,
 so that no generated problem finds its own answer in the prompt."""

@@ -1,0 +1,212 @@
+"""The commands as a user types them, and what is said when they are typed wrong."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tiny
+from grpocket import GRPO
+from grpocket.cli import main
+from grpocket.config import Config, from_values, read_yaml
+from grpocket.model.loading import EMBEDDED_FILE
+from grpocket.records import UserError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty folder to work in, where the embedded model is the tiny one."""
+    monkeypatch.setenv("GRPOCKET_CACHE", str(tmp_path / "cache"))
+    tiny.save_model(tmp_path / "cache" / EMBEDDED_FILE.removesuffix(".gguf"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_data(folder: Path, rows: int = 24) -> None:
+    lines = [json.dumps({"question": f"What is {n} + {n}?", "answer": str(2 * n)}) for n in range(rows)]
+    (folder / "math_tasks.jsonl").write_text("\n".join(lines))
+
+
+SMALL = ["--steps", "2", "--group-size", "2", "--prompts_per_step=2", "--max_new_tokens", "6", "--lora_rank", "2"]
+
+
+def test_train_eval_and_sample(home, capsys):
+    write_data(home)
+    assert main(["train", "math_tasks.jsonl", *SMALL, "--output_dir", "runs/first", "--show_every", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "24 problems" in out
+    assert "held-out accuracy at step 0" in out
+    assert "step 2/2" in out
+    assert "advantage" in out
+    assert "before" in out
+    run = home / "runs" / "first"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2]
+    assert {"loss", "reward", "rewards/format/mean", "completions/clipped_ratio", "grad_norm"} <= set(
+        metrics[0]
+    )
+    rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    assert len(rollouts) == 2 * 2 * 2
+    assert len((run / "eval.jsonl").read_text().splitlines()) == 2 * 12
+    assert main(["eval", "runs/first", "math_tasks.jsonl", "--limit", "5"]) == 0
+    assert "of 5" in capsys.readouterr().out
+    assert main(["sample", "What is 3 + 4?", "--run", "runs/first"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("base:")
+    assert "\ntrained:" in out
+    assert main(["train", "--config", "runs/first/config.yaml", "--output_dir", "runs/again", "--steps", "1"]) == 0
+    again = json.loads((home / "runs/again/metrics.jsonl").read_text())
+    clocks = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds"}
+    assert {k: v for k, v in again.items() if k not in clocks} == {
+        k: v for k, v in metrics[0].items() if k not in clocks
+    }
+
+
+def test_the_adapter_loads_with_peft_and_with_transformers(home):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trainer = GRPO(lora_rank=2)
+    tiny.stir_adapter(trainer.policy, 0.3)
+    trainer.save(home / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(home / "cache" / EMBEDDED_FILE.removesuffix(".gguf"))
+    ids = torch.tensor([[5, 6, 7]])
+    plain = base(ids).logits.detach()
+    tuned = PeftModel.from_pretrained(base, home / "adapter")(ids).logits
+    assert not torch.allclose(plain, tuned, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(home / "adapter").eos_token_id == tiny.EOS
+    config = json.loads((home / "adapter" / "adapter_config.json").read_text())
+    assert str(home) not in json.dumps(config)
+
+
+MISTAKES = {
+    "unknown command": (["trian"], "did you mean train"),
+    "no data": (["train"], "name a data set"),
+    "missing file": (["train", "nothing.jsonl"], "nothing.jsonl"),
+    "unknown flag": (["train", "math_tasks.jsonl", "--grup_size", "4"], "did you mean --group_size"),
+    "wrong type": (["train", "math_tasks.jsonl", "--steps", "many"], "steps"),
+    "missing value": (["train", "math_tasks.jsonl", "--steps"], "steps"),
+    "group of one": (["train", "math_tasks.jsonl", "--group_size", "1"], "group_size=1"),
+    "no temperature": (["train", "math_tasks.jsonl", "--temperature", "0"], "temperature=0"),
+    "unknown reward": (["train", "math_tasks.jsonl", "--rewards", "kindness", "--reward_weights", "1"], "kindness"),
+    "weights missing": (["train", "math_tasks.jsonl", "--rewards", "format"], "reward_weights"),
+    "unknown model": (["train", "math_tasks.jsonl", "--model", "./none"], "./none"),
+    "empty data": (["train", "empty.jsonl"], "empty.jsonl"),
+    "malformed line": (["train", "bad.jsonl"], "bad.jsonl:2"),
+    "prompt too long": (["train", "long.jsonl"], "long.jsonl:3"),
+    "no such run": (["sample", "hi", "--run", "nowhere"], "nowhere"),
+    "eval without arguments": (["eval"], "run"),
+    "data of no kind": (["data", "poems"], "poems"),
+    "bad range": (["data", "arithmetic", "--terms", "two"], "two"),
+    "too many": (["data", "arithmetic", "--num", "99999999"], "99999999"),
+    "taken folder": (["train", "math_tasks.jsonl", "--output_dir", "taken"], "already holds a run"),
+    "config missing": (["train", "--config", "none.yaml"], "none.yaml"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_two(mistake, home, capsys):
+    write_data(home)
+    (home / "empty.jsonl").write_text("")
+    (home / "bad.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": }\n')
+    row = {"question": "a", "answer": "b"}
+    (home / "long.jsonl").write_text(
+        "\n".join(json.dumps(r) for r in (row, row | {"question": "c"}, row | {"question": "x" * 2000}))
+    )
+    (home / "taken").mkdir()
+    (home / "taken" / "config.yaml").write_text("")
+    arguments, wanted = MISTAKES[mistake]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert wanted in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_made_data_can_be_trained_on(home, capsys):
+    assert main(["data", "arithmetic", "--num", "30", "--seed", "3", "--terms", "2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({row["question"] for row in rows}) == 30
+    assert {row["num_terms"] for row in rows} == {2}
+
+
+def test_lists_are_taken_as_people_write_them(home, capsys):
+    write_data(home)
+    for number, given in enumerate((["format", "correctness"], ["format,correctness"], ["[format,correctness]"])):
+        weights = ["--reward_weights", "0.5", "1.5"] if number == 0 else ["--reward_weights", "0.5,1.5"]
+        assert (
+            main(
+                [
+                    "train",
+                    "math_tasks.jsonl",
+                    *SMALL,
+                    "--steps",
+                    "0",
+                    "--rewards",
+                    *given,
+                    *weights,
+                    "--output_dir",
+                    f"r{number}",
+                ]
+            )
+            == 0
+        )
+        config = read_yaml(home / f"r{number}" / "config.yaml")
+        assert (config.rewards, config.reward_weights) == (("format", "correctness"), (0.5, 1.5))
+
+
+def test_names_that_trl_uses_are_understood(home):
+    write_data(home)
+    flags = ["--num_generations", "3", "--max_completion_length", "5", "--epsilon", "0.1", "--epsilon_high=0.3"]
+    assert main(["train", "math_tasks.jsonl", *flags, "--steps", "0", "--output_dir", "run"]) == 0
+    config = read_yaml(home / "run" / "config.yaml")
+    assert (config.group_size, config.max_new_tokens, config.clip_range) == (3, 5, (0.1, 0.3))
+
+
+def test_help_is_quick_and_short_and_complete(capsys):
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "grpocket", "train", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert time.perf_counter() - start < 5  # 0.3 s as a rule; a busy machine must not fail the test
+    assert len(done.stdout.splitlines()) <= 60
+    assert not any(line.endswith((" torch", " transformers", " peft")) for line in done.stderr.splitlines())
+    with pytest.raises(SystemExit):
+        main(["train", "--help-all"])
+    everything = capsys.readouterr().out
+    for name in Config.__dataclass_fields__:
+        assert f"--{name}" in everything or name == "data"
+    assert main([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 60
+
+
+def test_a_config_comes_back_from_its_file(tmp_path):
+    config = Config(model="a/b", rewards=("format",), reward_weights=(2.0,), clip_high=0.28, system_prompt="é: #×")
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert read_yaml(tmp_path / "config.yaml") == config
+    assert yaml.safe_load(config.to_yaml())["system_prompt"] == "é: #×"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"group_size": 1},
+        {"temperature": 0.0},
+        {"learning_rate": float("nan")},
+        {"clip_low": 1.5},
+        {"steps": -1},
+        {"examples": 3},
+        {"reward_weights": (1.0,)},
+        {"token_budget": 0},
+        {"grop_size": 3},
+    ],
+)
+def test_every_wrong_value_is_refused_with_its_name(settings):
+    with pytest.raises(UserError, match=next(iter(settings))):
+        from_values(settings)

@@ -1,0 +1,215 @@
+"""One optimizer step: how it is cut up changes nothing, and what must not train does not."""
+
+import pytest
+import torch
+
+import tiny
+from grpocket.algo.losses import Totals
+from grpocket.learn import update
+from grpocket.learn.batch import count, micro_batches, pack, split
+from grpocket.learn.groups import compare, score
+from grpocket.learn.update import accumulate, learning_rate, optimizer_step
+from grpocket.records import Completion, Reward, Sampling
+
+
+def sampled_groups(policy, rewards=((1.0, 0.0, 0.0, 0.5), (0.2, 0.1, 0.9, 0.0), (1.0, 1.0, 1.0, 1.0))):
+    questions = ("What is 1 + 2?", "What is 12 - 5 - 4?", "Why?")
+    prompts = tiny.prompts(*questions)
+    completions = tiny.engine(policy).generate(prompts, Sampling(4, 12, (tiny.EOS, *range(20, 30))))
+    problems = [tiny.problem(q) for q in questions]
+    values = iter([v for group in rewards for v in group])
+    rollouts = score(problems, prompts, completions, policy.decode, lambda p, t: Reward(next(values), {}))
+    return compare(problems, rollouts)
+
+
+def gradient(policy, groups, token_budget=10_000, live_only=False):
+    """The step's gradient, before clipping."""
+    totals = count(groups, policy.sampling.max_new_tokens)
+    config = tiny.Config(max_new_tokens=12)
+    chosen = [g for g in groups if g.is_live] if live_only else groups
+    policy.optimizer.zero_grad()
+    losses = []
+    with policy.network.hooked():
+        for parts in micro_batches(chosen, token_budget):
+            losses.append(accumulate(policy, pack(parts), totals, config).loss)
+    return tiny.gradients(policy).clone(), sum(losses), len(losses)
+
+
+def test_the_gradient_is_the_same_however_the_step_is_cut():
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy)
+    whole, loss, _ = gradient(policy, groups)
+    counts = set()
+    for budget in (1, 25, 40, 60, 10_000):
+        cut, cut_loss, batches = gradient(policy, groups, budget)
+        counts.add(batches)
+        torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6 * whole.abs().max().item())
+        assert cut_loss == pytest.approx(loss, abs=1e-6)
+    assert {1, 12} <= counts
+    assert len(counts) >= 4
+
+
+def test_the_gradient_is_that_of_the_formula_on_stock_logprobs():
+    """-(1/R) sum_r (1/len_r) sum_t ratio * A with ratio 1: one row at a time, by the model's own forward."""
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy)
+    mine, _, _ = gradient(policy, groups)
+    policy.optimizer.zero_grad()
+    rows = [(r, a) for g in groups for r, a in zip(g.rollouts, g.advantages, strict=True)]
+    for rollout, advantage in rows:
+        prompt, ids = rollout.prompt_ids, rollout.completion.token_ids
+        logits = policy.network.lm(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        logprobs = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+        (-advantage * logprobs.mean() / len(rows)).backward()
+    wanted = tiny.gradients(policy)
+    torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_groups_without_signal_are_counted_but_need_not_be_run():
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy)
+    assert [g.is_live for g in groups] == [True, True, False]
+    run, skipped = gradient(policy, groups)[0], gradient(policy, groups, live_only=True)[0]
+    torch.testing.assert_close(skipped, run, rtol=1e-5, atol=1e-6 * run.abs().max().item())
+    fewer = gradient(policy, groups[:2])[0]
+    torch.testing.assert_close(skipped * 12 / 8, fewer, rtol=1e-5, atol=1e-6 * run.abs().max().item())
+
+
+def test_the_order_of_groups_and_rows_does_not_matter():
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy)
+    turned = [tiny.Group(g.problem, g.rollouts[::-1], g.advantages[::-1], g.trained[::-1]) for g in reversed(groups)]
+    one, other = gradient(policy, groups)[0], gradient(policy, turned)[0]
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * one.abs().max().item())
+
+
+def test_a_row_without_reward_neither_trains_nor_counts():
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy, rewards=((1.0, 0.0, None, 0.5), (0.2, 0.1, 0.9, 0.0), (1.0, 1.0, None, 1.0)))
+    assert groups[0].trained == (True, True, False, True)
+    assert groups[0].advantages[2] == 0.0
+    assert count(groups, 12).responses == 10
+    without = [
+        tiny.Group(
+            g.problem,
+            *(tuple(v for v, t in zip(f, g.trained, strict=True) if t) for f in (g.rollouts, g.advantages, g.trained)),
+        )
+        for g in groups
+    ]
+    torch.testing.assert_close(gradient(policy, groups)[0], gradient(policy, without)[0])
+
+
+def test_what_was_sampled_is_what_is_trained_stop_token_and_all():
+    policy = tiny.policy()
+    ids = (tiny.encode("1")[0], tiny.encode("2")[0], tiny.EOS)
+    assert tiny.encode(tiny.tokenizer().decode(list(ids))) != ids  # "12" is one token: text is not the truth
+    (prompt,) = tiny.prompts("?")
+    group = tiny.group(prompt, (Completion(ids, (-1.0,) * 3, "stop"), Completion((9,), (-1.0,), "length")), (1.0, -1.0))
+    batch = pack(list(split(group, 100)))
+    assert batch.target_T.tolist() == [*ids, 9]
+    assert batch.target_T.tolist().count(tiny.EOS) == 1
+    assert batch.row_T.tolist() == [0, 0, 0, 1]
+    assert batch.source_T.tolist() == [0, 1, 2, 0]
+    assert batch.mask_T.all()
+
+
+def test_rows_keep_their_own_rewards():
+    """Reward = number of the problem: nothing to learn inside any group; duplicates stay apart."""
+    problems = [tiny.problem("same"), tiny.problem("same"), tiny.problem("other")]
+    completions = [tuple(Completion((at * 4 + s,), (0.0,), "length") for s in range(4)) for at in range(3)]
+    value = iter([at for at in range(3) for _ in range(4)])
+    rollouts = score(
+        problems, tiny.prompts("s", "s", "o"), completions, str, lambda p, t: Reward(float(next(value)), {})
+    )
+    groups = compare(problems, rollouts)
+    assert [g.advantages for g in groups] == [(0.0,) * 4] * 3
+    assert [r.text for g in groups for r in g.rollouts] == [f"({n},)" for n in range(12)]
+
+
+def test_a_step_without_signal_moves_nothing_and_is_no_nan():
+    policy = tiny.policy(stir=0.1)
+    before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
+    metrics = optimizer_step(policy, sampled_groups(policy, ((1.0,) * 4,) * 3), tiny.Config(max_new_tokens=12), 0)
+    assert metrics["loss"] == 0
+    assert metrics["grad_norm"] == 0
+    torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.parameters()]), before, rtol=0, atol=0)
+
+
+def test_the_reported_loss_is_that_of_the_whole_step():
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy)
+    tiny.stir_adapter(policy, 0.15, seed=4)  # off-policy, so that the loss is not about 0
+    values = set()
+    for budget in (1, 50, 10_000):
+        totals, losses = count(groups, 12), 0.0
+        with policy.network.hooked():
+            for parts in micro_batches(groups, budget):
+                losses += accumulate(policy, pack(parts), totals, tiny.Config(max_new_tokens=12)).loss
+        values.add(round(losses, 5))
+    assert len(values) == 1
+    assert abs(values.pop()) > 1e-3
+
+
+def test_the_first_pass_is_on_policy():
+    policy = tiny.policy(stir=0.2)
+    metrics = optimizer_step(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
+    assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["clip_ratio/region_mean"] == 0
+    assert metrics["sampling/sampling_logp_difference/max"] < 1e-5
+
+
+def test_a_better_answer_becomes_likelier():
+    policy = tiny.policy(stir=0.1, learning_rate=1e-3)
+    groups = sampled_groups(policy)
+    rollouts = [(r, a) for g in groups for r, a in zip(g.rollouts, g.advantages, strict=True) if a]
+
+    def logprobs():
+        return torch.stack([policy.stock_logprobs(r.prompt_ids, r.completion.token_ids).mean() for r, _ in rollouts])
+
+    before = logprobs()
+    for step in range(3):
+        optimizer_step(policy, groups, tiny.Config(max_new_tokens=12, learning_rate=1e-3), step)
+    advantages = torch.tensor([a for _, a in rollouts])
+    assert ((logprobs() - before) * advantages).sum() > 0
+
+
+def test_only_the_adapter_is_trained_and_in_float32():
+    policy = tiny.policy()
+    names = [n for n, p in policy.network.model.named_parameters() if p.requires_grad]
+    assert names
+    assert all("lora_" in name for name in names)
+    assert all(p.dtype == torch.float32 for p in policy.parameters())
+
+
+def test_updates_below_the_precision_of_bfloat16_accumulate():
+    base = tiny.base_model().to(torch.bfloat16)
+    model = tiny.add_adapter(base, tiny.Config(lora_rank=4), "tiny")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in parameters} == {torch.float32}
+    with torch.no_grad():
+        for p in parameters:
+            p.fill_(1.0)
+            for _ in range(100):
+                p.add_(1e-5)  # bfloat16 would round each of these away
+    torch.testing.assert_close(parameters[0], torch.full_like(parameters[0], 1.001), rtol=1e-5, atol=0)
+
+
+def test_the_learning_rate_warms_up_and_stays():
+    config = tiny.Config(learning_rate=3e-4, warmup_steps=2)
+    assert [learning_rate(config, s) for s in range(4)] == pytest.approx([1e-4, 2e-4, 3e-4, 3e-4])
+
+
+def test_totals_count_what_trains():
+    (prompt,) = tiny.prompts("?")
+    completions = tuple(Completion((5,) * n, (0.0,) * n, "length") for n in (1, 4, 2))
+    group = tiny.group(prompt, completions, (1.0, -1.0, 0.0), trained=(True, False, True))
+    assert count([group], 12) == Totals(2, 3, 12)
+
+
+def test_no_step_ever_holds_the_logits_of_all_tokens(monkeypatch):
+    seen = []
+    original = update.LOSSES["grpo"]
+    monkeypatch.setitem(update.LOSSES, "grpo", lambda *a: seen.append(a[0].shape) or original(*a))
+    policy = tiny.policy(stir=0.1)
+    optimizer_step(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
+    assert all(len(shape) == 1 for shape in seen)
