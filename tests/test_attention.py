@@ -45,7 +45,7 @@ def test_packed_equals_plain_in_value_and_gradient(family, checkpointing):
     (parts,) = micro_batches(groups, 10_000)
     batch = pack(parts)
     assert batch.prefix == len(tiny.encode("the same start "))
-    with policy.network.hooked():
+    with policy.network.ready():
         packed, _ = policy.logprobs(batch)
         (packed * upstream).sum().backward()
     torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
@@ -56,7 +56,7 @@ def test_packed_equals_plain_in_value_and_gradient(family, checkpointing):
 def test_a_row_is_the_same_alone_and_in_any_packing(family):
     policy = tiny.policy(family, stir=0.1)
     groups = made_groups(policy)
-    with torch.no_grad(), policy.network.hooked():
+    with torch.no_grad(), policy.network.ready():
         whole = torch.cat([policy.logprobs(pack(parts))[0] for parts in micro_batches(groups, 10_000)])
         single = torch.cat([policy.logprobs(pack(parts))[0] for parts in micro_batches(groups, 1)])
         turned = [policy.logprobs(pack(parts))[0] for parts in micro_batches(groups[::-1], 10_000)]
@@ -67,7 +67,7 @@ def test_a_row_is_the_same_alone_and_in_any_packing(family):
 def test_outside_our_hook_the_model_is_as_transformers_made_it():
     policy = tiny.policy()
     usual = policy.network.lm.config._attn_implementation
-    with policy.network.hooked():
+    with policy.network.ready():
         assert policy.network.lm.config._attn_implementation != usual
     assert policy.network.lm.config._attn_implementation == usual
     ids = torch.tensor([[5, 6, 7]])

@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from grpocket.engine.engine import Engine, ScriptedEngine
-from grpocket.model.linear import effective_weight, linear, packing_works
+from grpocket.model.linear import adapter_of, effective_weight, make_product, packing_works
 from grpocket.records import Prompt, Sampling, shared_prefix
 
 SAMPLING = Sampling(num_samples=4, max_new_tokens=10, stop_ids=(tiny.EOS,))
@@ -140,16 +140,16 @@ def test_effective_weights_give_what_the_adapter_gives():
     policy = tiny.policy(stir=0.3)
     layer = policy.network.backbone.layers[0].mlp.up_proj
     x = torch.randn(5, 64)
-    merged = linear(effective_weight(layer), None)
+    merged = make_product(effective_weight(layer.base_layer.weight, adapter_of(layer)), None)
     torch.testing.assert_close(merged(x), layer(x), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(merged(x), layer.base_layer(x), atol=1e-2)
 
 
 def test_packed_weights_are_optional(monkeypatch):
     x, weight, bias = torch.randn(5, 32), torch.randn(16, 32), torch.randn(16)
-    fast = linear(weight, bias)(x)
+    fast = make_product(weight, bias)(x)
     monkeypatch.setattr("grpocket.model.linear.packing_works", lambda: False)
-    torch.testing.assert_close(fast, linear(weight, bias)(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast, make_product(weight, bias)(x), atol=1e-5, rtol=1e-5)
     assert isinstance(packing_works(), bool)
 
 

@@ -61,7 +61,7 @@ def batch_of(prompt_text, completion_text):
 
 
 def logprobs_of(policy, prompt_text, completion_text):
-    with policy.network.hooked(), torch.no_grad():
+    with policy.network.ready(), torch.no_grad():
         return policy.logprobs(batch_of(prompt_text, completion_text))[0]
 
 
@@ -93,7 +93,7 @@ def test_recorded_logprobs_are_the_trainers_at_every_temperature(temperature):
     (prompt,) = tiny.prompts("7 + 5 = ")
     ((completion, *_),) = tiny.engine(policy).generate([prompt], Sampling(2, 10, (tiny.EOS,), temperature))
     batch = pack(list(split(tiny.group(prompt, (completion,), (1.0,)), 1000)))
-    with policy.network.hooked(), torch.no_grad():
+    with policy.network.ready(), torch.no_grad():
         got, _ = policy.logprobs(batch)
     torch.testing.assert_close(got, batch.old_logprobs_T, atol=1e-5, rtol=0)
     torch.testing.assert_close(got, policy.stock_logprobs(prompt.token_ids, completion.token_ids), atol=1e-5, rtol=0)

@@ -8,7 +8,8 @@ from grpocket.algo.losses import Totals
 from grpocket.learn import update
 from grpocket.learn.batch import count, micro_batches, pack, split
 from grpocket.learn.groups import compare, score
-from grpocket.learn.update import accumulate, learning_rate, optimizer_step
+from grpocket.learn.schedule import learning_rate
+from grpocket.learn.update import accumulate, learn
 from grpocket.records import Completion, Reward, Sampling
 
 
@@ -19,7 +20,7 @@ def sampled_groups(policy, rewards=((1.0, 0.0, 0.0, 0.5), (0.2, 0.1, 0.9, 0.0), 
     problems = [tiny.problem(q) for q in questions]
     values = iter([v for group in rewards for v in group])
     rollouts = score(problems, prompts, completions, policy.decode, lambda p, t: Reward(next(values), {}))
-    return compare(problems, rollouts)
+    return compare(problems, rollouts, tiny.Config())
 
 
 def gradient(policy, groups, token_budget=10_000, live_only=False):
@@ -29,7 +30,7 @@ def gradient(policy, groups, token_budget=10_000, live_only=False):
     chosen = [g for g in groups if g.is_live] if live_only else groups
     policy.optimizer.zero_grad()
     losses = []
-    with policy.network.hooked():
+    with policy.network.ready():
         for parts in micro_batches(chosen, token_budget):
             losses.append(accumulate(policy, pack(parts), totals, config).loss)
     return tiny.gradients(policy).clone(), sum(losses), len(losses)
@@ -37,13 +38,14 @@ def gradient(policy, groups, token_budget=10_000, live_only=False):
 
 def test_the_gradient_is_the_same_however_the_step_is_cut():
     policy = tiny.policy(stir=0.1)
+    policy.network.model.double()
     groups = sampled_groups(policy)
     whole, loss, _ = gradient(policy, groups)
     counts = set()
     for budget in (1, 25, 40, 60, 10_000):
         cut, cut_loss, batches = gradient(policy, groups, budget)
         counts.add(batches)
-        torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6 * whole.abs().max().item())
+        torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-6 * whole.abs().max().item())
         assert cut_loss == pytest.approx(loss, abs=1e-6)
     assert {1, 12} <= counts
     assert len(counts) >= 4
@@ -121,7 +123,7 @@ def test_rows_keep_their_own_rewards():
     rollouts = score(
         problems, tiny.prompts("s", "s", "o"), completions, str, lambda p, t: Reward(float(next(value)), {})
     )
-    groups = compare(problems, rollouts)
+    groups = compare(problems, rollouts, tiny.Config())
     assert [g.advantages for g in groups] == [(0.0,) * 4] * 3
     assert [r.text for g in groups for r in g.rollouts] == [f"({n},)" for n in range(12)]
 
@@ -129,7 +131,7 @@ def test_rows_keep_their_own_rewards():
 def test_a_step_without_signal_moves_nothing_and_is_no_nan():
     policy = tiny.policy(stir=0.1)
     before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
-    metrics = optimizer_step(policy, sampled_groups(policy, ((1.0,) * 4,) * 3), tiny.Config(max_new_tokens=12), 0)
+    metrics = learn(policy, sampled_groups(policy, ((1.0,) * 4,) * 3), tiny.Config(max_new_tokens=12), 0)
     assert metrics["loss"] == 0
     assert metrics["grad_norm"] == 0
     torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.parameters()]), before, rtol=0, atol=0)
@@ -142,7 +144,7 @@ def test_the_reported_loss_is_that_of_the_whole_step():
     values = set()
     for budget in (1, 50, 10_000):
         totals, losses = count(groups, 12), 0.0
-        with policy.network.hooked():
+        with policy.network.ready():
             for parts in micro_batches(groups, budget):
                 losses += accumulate(policy, pack(parts), totals, tiny.Config(max_new_tokens=12)).loss
         values.add(round(losses, 5))
@@ -152,7 +154,7 @@ def test_the_reported_loss_is_that_of_the_whole_step():
 
 def test_the_first_pass_is_on_policy():
     policy = tiny.policy(stir=0.2)
-    metrics = optimizer_step(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
+    metrics = learn(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
     assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["clip_ratio/region_mean"] == 0
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-5
@@ -168,7 +170,7 @@ def test_a_better_answer_becomes_likelier():
 
     before = logprobs()
     for step in range(3):
-        optimizer_step(policy, groups, tiny.Config(max_new_tokens=12, learning_rate=1e-3), step)
+        learn(policy, groups, tiny.Config(max_new_tokens=12, learning_rate=1e-3), step)
     advantages = torch.tensor([a for _, a in rollouts])
     assert ((logprobs() - before) * advantages).sum() > 0
 
@@ -211,5 +213,5 @@ def test_no_step_ever_holds_the_logits_of_all_tokens(monkeypatch):
     original = update.LOSSES["grpo"]
     monkeypatch.setitem(update.LOSSES, "grpo", lambda *a: seen.append(a[0].shape) or original(*a))
     policy = tiny.policy(stir=0.1)
-    optimizer_step(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
+    learn(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
     assert all(len(shape) == 1 for shape in seen)

@@ -61,6 +61,7 @@ def base_model(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
         "max_position_embeddings": 1024,
         "initializer_range": 0.12,
         "bos_token_id": 1,
+        "pad_token_id": 0,
         "eos_token_id": EOS,
         "tie_word_embeddings": True,
     }

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from . import __version__
-from .config import Config, from_values
+from .config import Config, from_values, preset
 from .records import UserError
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 
 EVERYDAY = (
     *("model", "eval_data", "output_dir", "seed", "steps", "prompts_per_step", "group_size", "max_new_tokens"),
-    *("temperature", "examples", "learning_rate", "lora_rank", "eval_every", "show_every"),
+    *("temperature", "examples", "preset", "loss", "learning_rate", "lora_rank", "eval_every", "show_every"),
 )
 """The settings that `--help` shows; `--help-all` shows every one."""
 
 ALIASES = {
     "num_generations": "group_size",
     "max_completion_length": "max_new_tokens",
+    "beta": "kl_coef",
+    "num_iterations": "num_updates",
     "epsilon": "clip_low",
     "epsilon_high": "clip_high",
 }
@@ -126,12 +129,23 @@ def parse_train(arguments: list[str]) -> Config:
     parser = Parser(exit_on_error=False)
     parser.add_argument("--config", action="config", help="settings of another run")
     parser.add_class_arguments(Config)
+    parser.set_defaults(preset(chosen_preset(arguments)))
     check_names(arguments)
     try:
         values = parser.parse_args(listed(arguments)).as_dict()
     except ArgumentError as error:
         raise UserError(f"train: {' '.join(str(error).split())}") from None
     return from_values({f.name: values[f.name] for f in fields(Config)})
+
+
+def chosen_preset(arguments: Sequence[str]) -> str | None:
+    """The value of --preset: its settings are defaults, which any other flag wins over."""
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == "--preset":
+            return following
+        if argument.startswith("--preset="):
+            return argument.partition("=")[2]
+    return None
 
 
 def normalise(argument: str) -> str:

@@ -82,12 +82,50 @@ class Config:
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after the warm-up: constant, or falling to zero at the last step."""
+    num_updates: int = 1
+    """Passes over the rollouts of each step."""
+    num_minibatches: int = 1
+    """Optimizer steps that one pass is cut into, by problems."""
+
+    # Objective
+    preset: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo"] | None = None
+    """Settings of a paper, by name; any that is given besides wins."""
+    loss: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "pg"] = "grpo"
+    """The loss: see docs/algorithms.md."""
+    advantage_baseline: Literal["group", "batch", "leave_one_out", "none"] = "group"
+    """What is subtracted from a reward: the mean of its group, of the batch, of the others in its group, or nothing."""
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    """What that is divided by: the standard deviation of its group, of the batch, or nothing."""
     clip_low: float = 0.2
     """The ratio is clipped below at 1 - clip_low."""
     clip_high: float | None = None
     """The ratio is clipped above at 1 + clip_high; clip_low when not given."""
-    max_draws: int = 1
-    """Draw problems up to this many times a step while groups without signal leave it short; 1: never again."""
+    delta: float | None = None
+    """Upper bound of the ratio where the advantage is negative; must exceed 1 + clip_high."""
+    ratio_cap: float = 5.0
+    """Upper bound of the ratio in the loss cispo, which has no other clip."""
+    kl_coef: float = 0.0
+    """Weight of the KL to the model without its adapter; 0: no reference is run."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """The estimator of that KL."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where that KL enters: as a term of the loss, or taken off the reward."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus in the loss."""
+    correction: bool = False
+    """Correct for an engine whose log-probs are not the trainer's, by importance weights; without it such an engine is refused."""
+    correction_cap: float = 2.0
+    """Upper bound of those weights."""
+    mask_truncated: bool = False
+    """Leave answers that reached max_new_tokens out of the loss; they count in their group's statistics all the same."""
+    overlong_buffer: int = 0
+    """Answers within this many tokens of max_new_tokens lose up to 1.0 of reward, the more the longer; 0: none does."""
+    extra_groups: int = 0
+    """Up to this many further problems a step, in place of those whose answers all earned the same."""
+    final_temperature: float | None = None
+    """The temperature of the last step, approached linearly; constant when not given."""
 
     # Adapter and memory
     lora_rank: int = 16
@@ -123,8 +161,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"{name}={value}: must be at least {least}")
-        for name in ("temperature", "learning_rate", "max_grad_norm", "lora_alpha"):
-            if not 0 < getattr(self, name) < float("inf"):
+        for name in ("temperature", "final_temperature", "learning_rate", "max_grad_norm", "lora_alpha", "ratio_cap"):
+            if not 0 < (1.0 if getattr(self, name) is None else getattr(self, name)) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)}: must be a number above 0")
         if self.group_size < 2:
             raise UserError(
@@ -132,6 +170,18 @@ class Config:
             )
         if not 0 < self.clip_low < 1:
             raise UserError(f"clip_low={self.clip_low}: must lie between 0 and 1 (0.2 is usual)")
+        if self.delta is not None and self.delta <= 1 + self.clip_range[1]:
+            raise UserError(f"delta={self.delta}: must exceed 1 + clip_high = {1 + self.clip_range[1]:g} (4 is usual)")
+        if self.loss == "pg" and self.num_updates * self.num_minibatches > 1:
+            raise UserError('loss="pg": has no ratio and needs fresh rollouts; use num_updates=1 and num_minibatches=1')
+        if self.num_minibatches > self.prompts_per_step:
+            raise UserError(
+                f"num_minibatches={self.num_minibatches}: at most one for each of the {self.prompts_per_step} problems a step"
+            )
+        if self.kl == "k1" and self.kl_in == "loss" and self.kl_coef:
+            raise UserError('kl="k1": its gradient in a loss is zero on average; use kl="k2" or "k3", or kl_in="reward"')
+        if self.overlong_buffer > self.max_new_tokens:
+            raise UserError(f"overlong_buffer={self.overlong_buffer}: must not exceed max_new_tokens={self.max_new_tokens}")
         if not 0 <= self.examples <= 2:
             raise UserError(f"examples={self.examples}: there are 2 worked examples; use 0, 1 or 2")
         if len(self.rewards) != len(self.reward_weights):
@@ -166,7 +216,12 @@ _AT_LEAST: dict[str, float] = {
     "warmup_steps": 0,
     "weight_decay": 0,
     "clip_high": 0,
-    "max_draws": 1,
+    "num_updates": 1,
+    "num_minibatches": 1,
+    "kl_coef": 0,
+    "correction_cap": 1,
+    "overlong_buffer": 0,
+    "extra_groups": 0,
     "lora_rank": 1,
     "token_budget": 1,
     "row_budget": 1,
@@ -192,7 +247,29 @@ def from_values(values: dict[str, Any]) -> Config:
         if name not in names:
             near = get_close_matches(name, names, n=1)
             raise UserError(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-    return Config(**values)
+    return Config(**(preset(values.get("preset")) | values))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "grpo": {"loss": "grpo", "kl_coef": 0.04, "kl": "k3"},
+    "dapo": {"loss": "dapo", "clip_low": 0.2, "clip_high": 0.28, "extra_groups": 8},
+    "dr_grpo": {"loss": "dr_grpo", "advantage_scale": "none"},
+    "gspo": {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4},
+    "cispo": {"loss": "cispo"},
+    "rloo": {"loss": "pg", "advantage_baseline": "leave_one_out", "advantage_scale": "none"},
+}
+"""What each paper sets otherwise than our defaults; docs/algorithms.md names the papers."""
+
+
+def preset(name: str | None) -> dict[str, Any]:
+    """The settings of a preset; none for no name.
+
+    Raises:
+        UserError: there is no preset of that name.
+    """
+    if name is not None and name not in PRESETS:
+        raise UserError(f'preset="{name}": no such preset; use {", ".join(PRESETS)}')
+    return {} if name is None else PRESETS[name]
 
 
 def read_yaml(path: Path) -> Config:

@@ -194,6 +194,10 @@ class Batch:
     """[T] float32, the advantage of the token's row."""
     mask_T: torch.Tensor
     """[T] bool, True where the token is trained."""
+    reference_logprobs_T: torch.Tensor | None = None
+    """[T] float32, of the model without its adapter; None when no KL is in the loss."""
+    correction_T: torch.Tensor | None = None
+    """[T] float32, importance weights of the sampler's log-probs; None when the sampler is exact."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A run's folder: what is kept of it, and what is shown while it goes on.
 
 runs/NAME/
+    objective.txt    what is optimised, in words and one formula
     config.yaml      every setting; `grpocket train --config` repeats the run
     metrics.jsonl    one line a step
     rollouts.jsonl   one line an answer
@@ -33,6 +34,7 @@ class RunFolder:
         self.evaluations: list[Evaluation] = []
         self._save = save
         self._evaluate = evaluate
+        self._warned = False
         self._seconds: dict[str, float] = {}
         (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
 
@@ -55,6 +57,7 @@ class RunFolder:
         append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values}])
         append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups))
         self.console.step(metrics, self.evaluations[-1].accuracy if self.evaluations else None)
+        self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
         last = state.step == self.config.steps
@@ -62,6 +65,23 @@ class RunFolder:
             self.evaluate(state.step)
         if last or due(state.step, self.config.save_every):
             self._save(self.folder / "adapter")
+
+    def _warn_of_truncation(self, share: float) -> None:
+        if share > 0.5 and not self._warned:
+            self._warned = True
+            self.console.say(
+                f"warning: {share:.0%} of the answers reached max_new_tokens={self.config.max_new_tokens} without "
+                "ending, so they can hardly be right; raise max_new_tokens"
+            )
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self.console.say(text)
+
+    def keep(self, name: str, text: str) -> None:
+        """Show a text, and keep it in the folder."""
+        self.console.say(text)
+        (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
     def evaluate(self, step: int) -> None:
         """Answer the held-out problems and keep the answers."""

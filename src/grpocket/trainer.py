@@ -24,6 +24,7 @@ from .engine.engine import Engine
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
 from .learn import loop
+from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import self_check
 from .model.loading import load
@@ -128,8 +129,10 @@ class GRPO:
             self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
         measure = functools.partial(self.evaluate, held) if held else None
         run = RunFolder(self.config, self.save, measure)
-        run.console.say(self.announce(train, held))
-        self_check(self.policy, self.engine, train[:2])
+        run.say(self.announce(train, held))
+        run.keep("objective.txt", describe(self.config, str(self.policy.network.head.weight.dtype).removeprefix("torch.")))
+        mismatch = self_check(self.policy, self.engine, train[:2], refuse=not self.config.correction)
+        run.say(f"self-check: sampler, trainer and the model's own attention agree within {mismatch:.1e} nats a token")
         chosen = functools.partial(draw, train)
         self.state = loop.train(
             self.config, self.policy, self.engine, self.rewards.score, lambda count, state: chosen(count, state), run

@@ -13,6 +13,7 @@ sequence-level losses alike. Only a head that is itself trained needs its logits
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,31 +47,44 @@ class LogitTransform:
 
 
 def token_logprobs(
-    hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor, transform: LogitTransform, entropy_gradient: bool = False
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    target_T: Tensor,
+    transform: LogitTransform,
+    entropy_gradient: bool = False,
+    project: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(logprobs_T, entropy_T), float32, of softmax(transform(hidden @ weight.T)) at the targets.
+    """(logprobs_T, entropy_T), at least float32, of softmax(transform(hidden @ weight.T)) at the targets.
 
     Args:
         hidden_TH: hidden states that predict each target.
         weight_VH: the output head, without bias.
         target_T: int64.
         transform: temperature, scale and cap of the logits.
+        project: hidden @ weight.T, where there is a faster way.
         entropy_gradient: whether the entropy takes part in the loss; without it, it is a figure to read.
     """
-    return _TokenLogprobs.apply(hidden_TH, weight_VH, target_T, transform, entropy_gradient)  # type: ignore[return-value]
+    project = project or (lambda hidden: hidden @ weight_VH.T)
+    return _TokenLogprobs.apply(hidden_TH, weight_VH, target_T, transform, entropy_gradient, project)  # type: ignore[return-value]
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, transform: LogitTransform, entropy_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        transform: LogitTransform,
+        entropy_gradient: bool,
+        project: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
-        logprobs, entropy = (hidden.new_empty(len(target), dtype=torch.float32) for _ in range(2))
+        logprobs, entropy = (hidden.new_empty(len(target), dtype=wide(hidden)) for _ in range(2))
         wants = ctx.needs_input_grad[0]
         by_hidden = torch.empty_like(hidden) if wants else None
         entropy_by_hidden = torch.empty_like(hidden) if wants and entropy_gradient else None
         for at in _chunks(len(target), len(weight)):
-            logits, logprobs_all = _chunk(hidden[at], weight, transform)
+            logits, logprobs_all = _chunk(project(hidden[at]), transform)
             probs = logprobs_all.exp()
             logprobs[at] = logprobs_all.gather(1, target[at, None]).squeeze(1)
             entropy[at] = -torch.linalg.vecdot(probs, logprobs_all)
@@ -98,14 +112,14 @@ class _TokenLogprobs(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
             for at in _chunks(len(target), len(weight)):
-                logits, logprobs_all = _chunk(hidden[at], weight, ctx.transform)
+                logits, logprobs_all = _chunk(hidden[at] @ weight.T, ctx.transform)
                 grad = logprobs_all.exp().mul_(-grad_logprobs[at, None])
                 grad.scatter_add_(1, target[at, None], grad_logprobs[at, None])
                 if entropy_by_hidden is not None and grad_entropy is not None:
                     entropy = -torch.linalg.vecdot(logprobs_all.exp(), logprobs_all)[:, None]
                     grad -= grad_entropy[at, None] * logprobs_all.exp() * (logprobs_all + entropy)
                 grad_weight += ctx.transform.chain_(grad, logits).to(weight.dtype).T @ hidden[at]
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:
@@ -113,7 +127,12 @@ def _chunks(tokens: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, tokens, size)]
 
 
-def _chunk(hidden: Tensor, weight: Tensor, transform: LogitTransform) -> tuple[Tensor, Tensor]:
+def wide(tensor: Tensor) -> torch.dtype:
+    """float32, or float64 where that is what comes in."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _chunk(products: Tensor, transform: LogitTransform) -> tuple[Tensor, Tensor]:
     """(logits, their log-softmax) of one chunk, in float32."""
-    logits = transform.apply_((hidden @ weight.T).float())
+    logits = transform.apply_(products.to(wide(products)))
     return logits, torch.log_softmax(logits, dim=-1)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..model.attention import Plan
-from ..model.linear import SamplingWeights
 from ..model.network import Network
 from ..records import Completion, Prompt, Sampling
 from .cache import Decode, Prefill, PrefillPrefix, PrefixCache
@@ -30,13 +29,12 @@ class Engine:
     def __init__(self, network: Network, row_budget: int = 64) -> None:
         self.network = network
         self.row_budget = row_budget
-        self.weights = SamplingWeights(network.model)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
         """G completions for each prompt, in the prompts' order."""
         schedule = Scheduler(prompts, sampling, self.row_budget)
-        with self.network.hooked(), self.weights.in_use():
+        with self.network.ready():
             prefix = self._read_prefix(schedule.prefix)
             while schedule.unfinished:
                 if admitted := schedule.admit():

@@ -1,13 +1,24 @@
-"""Completions -> groups: what each answer earned, and how much better that was than its group."""
+"""Completions -> groups: what each answer earned, and how much better that was than its group.
+
+What the loss needs on top of a reward (a penalty for length, a penalty for leaving the reference) is
+taken off here, as one more part, so that it is seen wherever rewards are shown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from ..algo.advantages import advantages
+from ..algo.kl import KL
+from ..algo.length import overlong_penalty
+from ..config import Config
 from ..records import Completion, Group, Problem, Prompt, Reward, Rollout
+from .batch import micro_batches, pack
+from .policy import Policy
+from .update import frozen_logprobs
 
 Score = Callable[[Problem, str], Reward]
 
@@ -29,19 +40,56 @@ def score(
     return scored
 
 
-def compare(
-    problems: Sequence[Problem], rollouts: Sequence[Sequence[Rollout]], baseline: str = "group", scale: str = "group"
-) -> list[Group]:
-    """Groups with their advantages. A row without a reward neither trains nor counts in its group."""
+def compare(problems: Sequence[Problem], rollouts: Sequence[Sequence[Rollout]], config: Config) -> list[Group]:
+    """Groups with their advantages.
+
+    A row without a reward neither trains nor counts in its group. A truncated row that `mask_truncated`
+    leaves out of the loss still counts in its group: its reward is a fair sample of the policy's.
+    """
     values = [r.reward.value for group in rollouts for r in group]
     counted_B = torch.tensor([value is not None for value in values], dtype=torch.bool)
     rewards_B = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)
     group_B = torch.tensor([index for index, group in enumerate(rollouts) for _ in group], dtype=torch.int64)
-    of_row = iter(
-        zip(advantages(rewards_B, group_B, counted_B, baseline, scale).tolist(), counted_B.tolist(), strict=True)
-    )
-    groups = []
-    for problem, group in zip(problems, rollouts, strict=True):
-        own, trained = zip(*(next(of_row) for _ in group), strict=True)
-        groups.append(Group(problem, tuple(group), own, trained))
-    return groups
+    found = advantages(rewards_B, group_B, counted_B, config.advantage_baseline, config.advantage_scale)
+    of_row = iter(found.tolist())
+    return [
+        Group(problem, tuple(group), tuple(next(of_row) for _ in group), tuple(trains(r, config) for r in group))
+        for problem, group in zip(problems, rollouts, strict=True)
+    ]
+
+
+def trains(rollout: Rollout, config: Config) -> bool:
+    """Whether a row takes part in the loss and its denominators."""
+    cut = config.mask_truncated and rollout.completion.finish_reason == "length"
+    return rollout.reward.value is not None and not cut
+
+
+def penalise_length(rollouts: Sequence[Rollout], config: Config) -> tuple[Rollout, ...]:
+    """DAPO's soft over-long penalty as one more part of the reward; nothing without a buffer."""
+    if not config.overlong_buffer:
+        return tuple(rollouts)
+    lengths = (len(r.completion.token_ids) for r in rollouts)
+    penalties = [overlong_penalty(n, config.max_new_tokens, config.overlong_buffer) for n in lengths]
+    return tuple(with_part(r, "overlong", p) for r, p in zip(rollouts, penalties, strict=True))
+
+
+def penalise_kl(policy: Policy, groups: Sequence[Group], config: Config) -> list[tuple[Rollout, ...]]:
+    """The rollouts with kl_coef * KL to the reference, summed over their tokens, taken off the reward."""
+    batches = [pack(parts, policy.network.device) for parts in micro_batches(groups, config.token_budget)]
+    penalties: list[float] = []
+    for batch, reference_T in zip(batches, frozen_logprobs(policy, batches, reference=True), strict=True):
+        kl_T = KL[config.kl](batch.old_logprobs_T, reference_T, batch.mask_T)
+        penalties += (-config.kl_coef * torch.zeros(int(batch.row_T[-1]) + 1).index_add(0, batch.row_T.cpu(), kl_T.cpu())).tolist()
+    of_row = iter(penalties)
+    return [
+        tuple(with_part(r, "kl", next(of_row)) if t else r for r, t in zip(g.rollouts, g.trained, strict=True))
+        for g in groups
+    ]
+
+
+def with_part(rollout: Rollout, name: str, value: float) -> Rollout:
+    """The rollout with one more part in its reward."""
+    reward = rollout.reward
+    if reward.value is None:
+        return rollout
+    return replace(rollout, reward=Reward(reward.value + value, {**reward.parts, name: value}))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from ..config import Config
 from ..records import Engine, Group, Problem, Prompt, TrainState
-from .groups import Score, compare, score
+from .groups import Score, compare, penalise_kl, penalise_length, score
 from .policy import Policy
-from .update import optimizer_step
+from .schedule import temperature
+from .update import learn
 
 Draw = Callable[[int, TrainState], Sequence[tuple[int, Problem]]]
 """(how many, state) -> the next problems, each with its draw index: a pure function of the state."""
@@ -44,15 +46,49 @@ def train_step(
     config: Config, policy: Policy, engine: Engine, reward: Score, draw: Draw, run: Run, state: TrainState
 ) -> TrainState:
     """One step, and the state after it."""
+    policy.set_temperature(temperature(config, state.step))
+    groups, drawn = collect(config, policy, engine, reward, draw, run, state)
+    with run.timer("learn"):
+        update = learn(policy, groups, config, state.step)
+    state = state.advance(drawn)
+    run.log(state, groups, {**update, "extra_groups": drawn - config.prompts_per_step})
+    return state
+
+
+def collect(
+    config: Config, policy: Policy, engine: Engine, reward: Score, draw: Draw, run: Run, state: TrainState
+) -> tuple[list[Group], int]:
+    """The step's groups, and how many problems were drawn for them.
+
+    Groups without signal are replaced by those of further problems, as far as `extra_groups` goes; what is
+    still missing is filled up with the ones without signal, so that a step always has its size.
+    """
+    kept: list[Group] = []
+    dull: list[Group] = []
+    drawn, most = 0, config.prompts_per_step + config.extra_groups
+    while len(kept) < config.prompts_per_step and drawn < most:
+        wanted = min(config.prompts_per_step - len(kept), most - drawn)
+        for group in rollout(config, policy, engine, reward, draw, run, replace(state, cursor=state.cursor + drawn), wanted):
+            (kept if group.has_signal else dull).append(group)
+        drawn += wanted
+    groups = kept + dull[: config.prompts_per_step - len(kept)]
+    if config.advantage_baseline == "batch" or config.advantage_scale == "batch":  # of the batch that is trained
+        groups = compare([g.problem for g in groups], [g.rollouts for g in groups], config)
+    return groups, drawn
+
+
+def rollout(
+    config: Config, policy: Policy, engine: Engine, reward: Score, draw: Draw, run: Run, state: TrainState, count: int
+) -> list[Group]:
+    """Answers to the next `count` problems, scored and compared."""
     with run.timer("rollout"):
-        drawn = draw(config.prompts_per_step, state)
+        drawn = draw(count, state)
         problems = [problem for _, problem in drawn]
         prompts = [Prompt(policy.render(p), key=(state.seed, state.step, index)) for index, p in drawn]
         completions = engine.generate(prompts, policy.sampling)
     with run.timer("score"):
-        groups = compare(problems, score(problems, prompts, completions, policy.decode, reward))
-    with run.timer("learn"):
-        update = optimizer_step(policy, groups, config, state.step)
-    state = state.advance(len(drawn))
-    run.log(state, groups, update)
-    return state
+        rollouts = score(problems, prompts, completions, policy.decode, reward)
+        groups = compare(problems, [penalise_length(group, config) for group in rollouts], config)
+        if config.kl_coef and config.kl_in == "reward":
+            groups = compare(problems, penalise_kl(policy, groups, config), config)
+    return groups

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +31,6 @@ class Policy:
         self.network = Network(loaded.model)
         self.tokenizer = loaded.tokenizer
         self.context = loaded.context
-        self.temperature = config.temperature
         self.sampling = Sampling(config.group_size, config.max_new_tokens, loaded.stop_ids, config.temperature)
         self._render = render
         self._opening = opening
@@ -66,16 +67,28 @@ class Policy:
         ids = token_ids[:-1] if token_ids and token_ids[-1] in self.sampling.stop_ids else token_ids
         return self._opening + str(self.tokenizer.decode(list(ids)))
 
-    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def set_temperature(self, temperature: float) -> None:
+        """Sample, and compute log-probs, at this temperature from now on."""
+        self.sampling = replace(self.sampling, temperature=temperature)
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Inside, the policy is the model it was before training: the reference of the KL."""
+        with self.network.model.disable_adapter():
+            yield
+
+    def logprobs(self, batch: Batch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """(logprobs_T, entropy_T) of the batch's completion tokens at the sampling temperature, float32."""
         hidden = self.network.hidden(batch.ids, batch.positions, Packed(batch.prefix, batch.segments))[0]
-        transform = LogitTransform(self.temperature, self.network.logit_scale, self.network.softcap)
-        return token_logprobs(hidden[batch.source_T], self.network.head.weight, batch.target_T, transform)
+        transform = LogitTransform(self.sampling.temperature, self.network.logit_scale, self.network.softcap)
+        head = self.network.head
+        states = hidden[batch.source_T]
+        return token_logprobs(states, head.weight, batch.target_T, transform, entropy_gradient, project=head)
 
     @torch.no_grad()
     def stock_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:
         """The same by the model's own forward, one row, nothing of ours in between: the oracle. [T]"""
         ids = torch.tensor([[*prompt_ids, *completion_ids]], device=self.network.device)
         logits = self.network.lm(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1].float()
-        chosen = torch.log_softmax(logits / self.temperature, -1).gather(1, ids[0, len(prompt_ids) :, None])
+        chosen = torch.log_softmax(logits / self.sampling.temperature, -1).gather(1, ids[0, len(prompt_ids) :, None])
         return chosen.squeeze(1)

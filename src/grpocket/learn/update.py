@@ -1,113 +1,122 @@
-"""One optimizer step: every group that can teach something, in micro-batches, then one move of the weights.
+"""What a step learns from its groups: one optimizer step or several, each in micro-batches.
 
-The gradient is that of the whole step however it is cut up, because the denominators are counted before
-the first micro-batch. Groups whose advantages are all exactly 0 are counted but not run: their gradient
-is exactly zero. The optimizer steps all the same, so skipping them changes nothing but the time.
+The gradient is that of a whole optimizer step however it is cut up, because the denominators are counted
+before its first micro-batch. Groups whose gradient is exactly zero (all advantages 0, no KL and no entropy
+in the loss) are counted but not run. The optimizer steps all the same, so skipping them changes nothing
+but the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..algo.losses import LOSSES, RATIOS, Clip, Totals, clip_stats
+from ..algo.correction import importance_weights
+from ..algo.kl import KL
+from ..algo.losses import LOSSES, RATIOS, WEIGHTS, Clip, Totals, masked
 from ..config import Config
 from ..records import Batch, Group
 from .batch import count, micro_batches, pack
+from .measure import Mismatch, Sums, measure
 from .policy import Policy
+from .schedule import learning_rate
 
 
-@dataclass
-class Sums:
-    """What the update measured, as sums over tokens until they are printed."""
-
-    loss: float = 0.0
-    tokens: float = 0.0
-    entropy: float = 0.0
-    ratio: float = 0.0
-    clipped_low: float = 0.0
-    clipped_high: float = 0.0
-    mismatch: float = 0.0
-    mismatch_max: float = 0.0
-
-    def add(self, other: Sums) -> None:
-        """Add the figures of another micro-batch."""
-        for f in fields(self):
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            setattr(self, f.name, max(mine, theirs) if f.name == "mismatch_max" else mine + theirs)
-
-    def metrics(self) -> dict[str, float]:
-        """Means over the tokens that were run, under the names dashboards know; only the loss when none was."""
-        found = {"loss": self.loss}
-        if self.tokens:
-            found |= {
-                "entropy": self.entropy / self.tokens,
-                "ratio": self.ratio / self.tokens,
-                "clip_ratio/low_mean": self.clipped_low / self.tokens,
-                "clip_ratio/high_mean": self.clipped_high / self.tokens,
-                "clip_ratio/region_mean": (self.clipped_low + self.clipped_high) / self.tokens,
-                "sampling/sampling_logp_difference/mean": self.mismatch / self.tokens,
-                "sampling/sampling_logp_difference/max": self.mismatch_max,
-            }
-        return found
+def learn(policy: Policy, groups: Sequence[Group], config: Config, step: int) -> dict[str, float]:
+    """Learn from `groups` in `num_updates` passes; what is to be known of it, by name."""
+    minibatches = [groups[start :: config.num_minibatches] for start in range(config.num_minibatches)]
+    sums, mismatch, norms = Sums(), Mismatch(), []
+    prepared = [prepare(policy, minibatch, config, mismatch) for minibatch in minibatches]
+    rate = learning_rate(config, step)
+    for _ in range(config.num_updates):
+        for minibatch, batches in zip(minibatches, prepared, strict=True):
+            totals = count(minibatch, config.max_new_tokens)
+            first = None if norms or config.correction else mismatch
+            norms.append(optimizer_step(policy, batches, totals, config, rate, sums, first))
+    found = {"loss": sums.loss / len(norms), "grad_norm": sum(norms) / len(norms), "learning_rate": rate}
+    return found | sums.metrics() | mismatch.metrics()
 
 
-def optimizer_step(policy: Policy, groups: Sequence[Group], config: Config, step: int) -> dict[str, float]:
-    """Learn from `groups`; the loss, the gradient's norm and what else is to be known of the step."""
-    totals = count(groups, config.max_new_tokens)
-    sums = Sums()
-    with policy.network.hooked():
-        for parts in micro_batches([group for group in groups if group.is_live], config.token_budget):
-            sums.add(accumulate(policy, pack(parts, policy.network.device), totals, config))
-    return sums.metrics() | move(policy, config, step)
+def prepare(policy: Policy, groups: Sequence[Group], config: Config, mismatch: Mismatch) -> list[Batch]:
+    """The groups in packed batches, with what stays fixed during the passes over them."""
+    everything = bool(config.entropy_coef) or (bool(config.kl_coef) and config.kl_in == "loss")
+    chosen = [group for group in groups if group.is_live or everything]
+    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, config.token_budget)]
+    if config.correction:
+        found = zip(batches, frozen_logprobs(policy, batches), strict=True)
+        batches = [corrected(batch, trainer_T, config, mismatch) for batch, trainer_T in found]
+    if config.kl_coef and config.kl_in == "loss":
+        references = frozen_logprobs(policy, batches, reference=True)
+        batches = [replace(b, reference_logprobs_T=lp) for b, lp in zip(batches, references, strict=True)]
+    return batches
 
 
-def accumulate(policy: Policy, batch: Batch, totals: Totals, config: Config) -> Sums:
+@torch.no_grad()
+def frozen_logprobs(policy: Policy, batches: Sequence[Batch], reference: bool = False) -> list[Tensor]:
+    """[T] of each batch as the weights are now, or with the adapter off; no gradient."""
+    with policy.adapter_off() if reference else nullcontext(), policy.network.ready():
+        return [policy.logprobs(batch)[0] for batch in batches]
+
+
+def corrected(batch: Batch, trainer_T: Tensor, config: Config, mismatch: Mismatch) -> Batch:
+    """The batch with the trainer's own old log-probs, and weights for what the sampler did otherwise."""
+    mismatch.add(trainer_T, batch.old_logprobs_T)
+    weights = importance_weights(trainer_T, batch.old_logprobs_T, batch.mask_T, config.correction_cap)
+    return replace(batch, old_logprobs_T=trainer_T, correction_T=weights)
+
+
+def optimizer_step(
+    policy: Policy,
+    batches: Sequence[Batch],
+    totals: Totals,
+    config: Config,
+    rate: float,
+    sums: Sums,
+    mismatch: Mismatch | None = None,
+) -> float:
+    """Move the weights once; the gradient's norm before clipping. `sums` and `mismatch` are added to."""
+    with policy.network.ready():
+        for batch in batches:
+            sums.add(accumulate(policy, batch, totals, config, mismatch))
+    return move(policy, config, rate)
+
+
+def accumulate(policy: Policy, batch: Batch, totals: Totals, config: Config, mismatch: Mismatch | None = None) -> Sums:
     """Add one micro-batch's share of the step's gradient."""
-    logprobs_T, entropy_T = policy.logprobs(batch)
-    clip = Clip(*config.clip_range)
+    logprobs_T, entropy_T = policy.logprobs(batch, entropy_gradient=bool(config.entropy_coef))
     old, advantages, mask, row = batch.old_logprobs_T, batch.advantages_T, batch.mask_T, batch.row_T
-    loss = LOSSES["grpo"](logprobs_T, old, advantages, mask, row, totals, clip).sum()
+    if mismatch is not None:
+        mismatch.add(logprobs_T.detach(), old)
+    clip = Clip(*config.clip_range, config.delta, config.ratio_cap)
+    loss_T = LOSSES[config.loss](logprobs_T, old, advantages, mask, row, totals, clip)
+    if batch.correction_T is not None:
+        loss_T = loss_T * batch.correction_T
+    weights_T = WEIGHTS[config.loss](mask, row, totals)
+    kl_T = None
+    if batch.reference_logprobs_T is not None:
+        kl_T = KL[config.kl](logprobs_T, batch.reference_logprobs_T, mask)
+        loss_T = loss_T + config.kl_coef * weights_T * kl_T
+    if config.entropy_coef:
+        loss_T = loss_T - config.entropy_coef * weights_T * masked(entropy_T, mask)
+    loss = loss_T.sum()
     loss.backward()
-    return measure(batch, logprobs_T.detach(), entropy_T, loss.item(), clip)
+    ratio_T = RATIOS[config.loss](logprobs_T.detach(), old, mask, row)
+    return measure(batch, loss.item(), ratio_T, entropy_T, kl_T, clip)
 
 
-def measure(batch: Batch, logprobs_T: Tensor, entropy_T: Tensor, loss: float, clip: Clip) -> Sums:
-    """The figures of one micro-batch."""
-    mask = batch.mask_T
-    ratio_T = RATIOS["grpo"](logprobs_T, batch.old_logprobs_T, mask, batch.row_T)
-    stats = clip_stats(ratio_T, batch.advantages_T, mask, clip)
-    difference_T = (logprobs_T - batch.old_logprobs_T).abs()[mask]
-    return Sums(
-        loss=loss,
-        tokens=stats.tokens.item(),
-        entropy=entropy_T[mask].sum().item(),
-        ratio=stats.ratio.item(),
-        clipped_low=stats.low.item(),
-        clipped_high=stats.high.item(),
-        mismatch=difference_T.sum().item(),
-        mismatch_max=difference_T.max().item() if len(difference_T) else 0.0,
-    )
-
-
-def move(policy: Policy, config: Config, step: int) -> dict[str, float]:
-    """Clip the gradient, step the optimizer at this step's learning rate, and forget the gradient."""
+def move(policy: Policy, config: Config, rate: float) -> float:
+    """Clip the gradient, step the optimizer, forget the gradient; its norm before clipping."""
     parameters = policy.parameters()
     for parameter in parameters:
         if parameter.grad is None:  # nothing had signal: the optimizer's momentum still counts the step
             parameter.grad = torch.zeros_like(parameter)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    rate = learning_rate(config, step)
     for group in policy.optimizer.param_groups:
         group["lr"] = rate
     policy.optimizer.step()
     policy.optimizer.zero_grad(set_to_none=True)
-    return {"grad_norm": norm.item(), "learning_rate": rate}
-
-
-def learning_rate(config: Config, step: int) -> float:
-    """Rises over `warmup_steps`, then stays; `step` counts from 0."""
-    return config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return norm.item()

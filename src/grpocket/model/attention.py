@@ -211,7 +211,7 @@ class _PackedAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: tuple[_Piece, ...], scale: float
     ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+        lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
         for queries, keys, causal, adds in pieces:
             part = piece(query[:, :, queries], key[:, keys], value[:, keys], scale, causal)
             if adds:

@@ -10,6 +10,7 @@ Code that comes with a model is never run.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -55,11 +56,25 @@ def load(config: Config) -> Loaded:
         UserError: the model is not there, or cannot be loaded safely.
     """
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dtype = choose_dtype(config.dtype, device)
     folder, name = resolve(config.model)
     tokenizer, base = read(folder, dtype)
     model = add_adapter(base.to(device), config, name)
     return Loaded(model, tokenizer, stop_ids(base, tokenizer), context_length(base))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of returning each to the system, where the C library is glibc.
+
+    Otherwise every activation is fresh memory, zeroed page by page: a fifth of an update's time on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def choose_device(device: str) -> torch.device:

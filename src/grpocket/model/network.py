@@ -7,6 +7,8 @@ to their logits after it is done here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from ..records import UserError
 from .attention import Plan, check_supported, hooked
+from .linear import EffectiveWeights
 
 
 class Network:
@@ -26,6 +29,7 @@ class Network:
         self.head: nn.Linear = self.lm.get_output_embeddings()
         if type(self.head) is not nn.Linear:
             raise UserError(f"the output head is a {type(self.head).__name__}: leave it out of lora_targets")
+        self.weights = EffectiveWeights(model)
         check_supported(self.lm.config, longest=0)
         text = self.lm.config.get_text_config()
         self.logit_scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
@@ -36,9 +40,11 @@ class Network:
         """Where the weights are."""
         return self.head.weight.device
 
-    def hooked(self) -> Any:
-        """Inside this context, `hidden` may be called."""
-        return hooked(self.model)
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Inside this context, with the weights as they are when it is entered, `hidden` may be called."""
+        with hooked(self.model), self.weights.in_use():
+            yield
 
     def hidden(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """Hidden states [B, T, H] before the head of ids [B, T] at positions [B, T]."""
