@@ -4,13 +4,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-DEMO := --max_new_tokens 48
+SEED ?= 0
+DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+DEMO := --max_new_tokens 48 --steps 16 --extra_groups 4 --learning_rate 2e-4 --seed $(SEED)
 
 .PHONY: demo test test-all lint format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
-	$(BIN)/grpocket train data/math_tasks.jsonl $(DEMO)
+	mkdir -p $(DEMO_DIR)
+	$(BIN)/grpocket data arithmetic --num 600 --terms 3 --operators + > $(DEMO_DIR)/sums.jsonl
+	$(BIN)/grpocket train $(DEMO_DIR)/sums.jsonl --output_dir $(DEMO_DIR) $(DEMO)
 
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest -m "not slow"

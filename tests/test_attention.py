@@ -6,6 +6,7 @@ import torch
 import tiny
 from grpocket.learn.batch import micro_batches, pack
 from grpocket.model.attention import check_supported, merge, piece
+from grpocket.model.loading import context_length
 from grpocket.records import Completion, UserError
 
 QUESTIONS = ("the same start 1+2", "the same start 34", "the same start of another")
@@ -85,9 +86,12 @@ def test_merged_pieces_are_attention_over_all_keys():
 
 def test_models_beyond_plain_causal_attention_are_refused_by_name():
     config = tiny.base_model("gemma3").config
-    check_supported(config, longest=10)
-    with pytest.raises(UserError, match="max_new_tokens"):
-        check_supported(config, longest=10_000)
+    check_supported(config)
     config.layer_types = ["full_attention", "mamba"]
     with pytest.raises(UserError, match="mamba"):
-        check_supported(config, longest=10)
+        check_supported(config)
+
+
+def test_a_sliding_window_is_the_longest_a_sequence_may_be():
+    assert context_length(tiny.base_model("gemma3", sliding_window=64)) == 64
+    assert context_length(tiny.base_model("llama")) == 1024

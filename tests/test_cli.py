@@ -46,9 +46,7 @@ def test_train_eval_and_sample(home, capsys):
     run = home / "runs" / "first"
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics] == [1, 2]
-    assert {"loss", "reward", "rewards/format/mean", "completions/clipped_ratio", "grad_norm"} <= set(
-        metrics[0]
-    )
+    assert {"loss", "reward", "rewards/format/mean", "completions/clipped_ratio", "grad_norm"} <= set(metrics[0])
     rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert len(rollouts) == 2 * 2 * 2
     assert len((run / "eval.jsonl").read_text().splitlines()) == 2 * 12

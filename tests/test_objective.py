@@ -4,10 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
-from test_loop import Recorder, train
 
+import tiny
 from grpocket.config import PRESETS, Config, from_values
 from grpocket.engine.engine import ScriptedEngine
 from grpocket.learn import loop, update
@@ -17,6 +16,7 @@ from grpocket.learn.objective import describe
 from grpocket.learn.schedule import learning_rate, temperature
 from grpocket.learn.update import learn, prepare
 from grpocket.records import Completion, Reward, Sampling, TrainState, UserError
+from test_loop import Recorder, train
 
 LOSSES = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "pg")
 
@@ -192,7 +192,10 @@ def test_groups_without_signal_are_replaced_within_the_budget():
 
 def test_schedules_by_hand():
     config = Config(learning_rate=1.0, warmup_steps=2, steps=12)
-    rates = {s: [learning_rate(replace(config, schedule=s), n) for n in (0, 1, 2, 7, 12)] for s in ("constant", "linear", "cosine")}
+    rates = {
+        s: [learning_rate(replace(config, schedule=s), n) for n in (0, 1, 2, 7, 12)]
+        for s in ("constant", "linear", "cosine")
+    }
     assert rates["constant"] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1])
     assert rates["linear"] == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0])
     assert rates["cosine"] == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0])
@@ -211,7 +214,9 @@ def test_presets_are_settings_and_the_users_own_win():
     assert from_values({"preset": "dapo"}).clip_high == 0.28
     assert from_values({"preset": "dapo", "clip_high": 0.3}).clip_high == 0.3
     for name in PRESETS:
-        assert name in describe(from_values({"preset": name}), "float32") or from_values({"preset": name}).preset == name
+        assert (
+            name in describe(from_values({"preset": name}), "float32") or from_values({"preset": name}).preset == name
+        )
     rloo = from_values({"preset": "rloo"})
     assert (rloo.loss, rloo.advantage_baseline, rloo.advantage_scale) == ("pg", "leave_one_out", "none")
 

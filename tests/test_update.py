@@ -102,7 +102,6 @@ def test_a_row_without_reward_neither_trains_nor_counts():
 
 
 def test_what_was_sampled_is_what_is_trained_stop_token_and_all():
-    policy = tiny.policy()
     ids = (tiny.encode("1")[0], tiny.encode("2")[0], tiny.EOS)
     assert tiny.encode(tiny.tokenizer().decode(list(ids))) != ids  # "12" is one token: text is not the truth
     (prompt,) = tiny.prompts("?")

@@ -43,7 +43,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE(vocabulary, [("t", "h"), ("1", "2")], unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Split("\u0000", "isolated")
     bpe.decoder = decoders.Fuse()
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
     made.chat_template = TEMPLATE
     return made
 

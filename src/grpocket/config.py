@@ -115,11 +115,11 @@ class Config:
     entropy_coef: float = 0.0
     """Weight of the entropy bonus in the loss."""
     correction: bool = False
-    """Correct for an engine whose log-probs are not the trainer's, by importance weights; without it such an engine is refused."""
+    """Correct an engine whose log-probs are not the trainer's by importance weights; otherwise it is refused."""
     correction_cap: float = 2.0
     """Upper bound of those weights."""
     mask_truncated: bool = False
-    """Leave answers that reached max_new_tokens out of the loss; they count in their group's statistics all the same."""
+    """Leave answers that reached max_new_tokens out of the loss; they still count in their group's statistics."""
     overlong_buffer: int = 0
     """Answers within this many tokens of max_new_tokens lose up to 1.0 of reward, the more the longer; 0: none does."""
     extra_groups: int = 0
@@ -130,7 +130,7 @@ class Config:
     # Adapter and memory
     lora_rank: int = 16
     """Rank of the LoRA adapter."""
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     """The adapter is scaled by lora_alpha / lora_rank."""
     lora_targets: str = "all-linear"
     """Modules that get an adapter: "all-linear", or names separated by commas."""
@@ -166,7 +166,7 @@ class Config:
                 raise UserError(f"{name}={getattr(self, name)}: must be a number above 0")
         if self.group_size < 2:
             raise UserError(
-                f"group_size={self.group_size}: a group of one has nothing to be compared with; use 2 or more (8 is usual)"
+                f"group_size={self.group_size}: a group of one has nothing to compare; use 2 or more (8 is usual)"
             )
         if not 0 < self.clip_low < 1:
             raise UserError(f"clip_low={self.clip_low}: must lie between 0 and 1 (0.2 is usual)")
@@ -176,12 +176,16 @@ class Config:
             raise UserError('loss="pg": has no ratio and needs fresh rollouts; use num_updates=1 and num_minibatches=1')
         if self.num_minibatches > self.prompts_per_step:
             raise UserError(
-                f"num_minibatches={self.num_minibatches}: at most one for each of the {self.prompts_per_step} problems a step"
+                f"num_minibatches={self.num_minibatches}: use at most prompts_per_step, {self.prompts_per_step}"
             )
         if self.kl == "k1" and self.kl_in == "loss" and self.kl_coef:
-            raise UserError('kl="k1": its gradient in a loss is zero on average; use kl="k2" or "k3", or kl_in="reward"')
+            raise UserError(
+                'kl="k1": its gradient in a loss is zero on average; use kl="k2" or "k3", or kl_in="reward"'
+            )
         if self.overlong_buffer > self.max_new_tokens:
-            raise UserError(f"overlong_buffer={self.overlong_buffer}: must not exceed max_new_tokens={self.max_new_tokens}")
+            raise UserError(
+                f"overlong_buffer={self.overlong_buffer}: must not exceed max_new_tokens={self.max_new_tokens}"
+            )
         if not 0 <= self.examples <= 2:
             raise UserError(f"examples={self.examples}: there are 2 worked examples; use 0, 1 or 2")
         if len(self.rewards) != len(self.reward_weights):

@@ -130,7 +130,9 @@ class GRPO:
         measure = functools.partial(self.evaluate, held) if held else None
         run = RunFolder(self.config, self.save, measure)
         run.say(self.announce(train, held))
-        run.keep("objective.txt", describe(self.config, str(self.policy.network.head.weight.dtype).removeprefix("torch.")))
+        run.keep(
+            "objective.txt", describe(self.config, str(self.policy.network.head.weight.dtype).removeprefix("torch."))
+        )
         mismatch = self_check(self.policy, self.engine, train[:2], refuse=not self.config.correction)
         run.say(f"self-check: sampler, trainer and the model's own attention agree within {mismatch:.1e} nats a token")
         chosen = functools.partial(draw, train)
@@ -155,7 +157,8 @@ class GRPO:
         c = self.config
         return (
             f"{c.model}: {len(train)} problems to train on, {len(held)} held out. "
-            f"{c.steps} steps of {c.prompts_per_step} problems x {c.group_size} answers of at most {c.max_new_tokens} tokens."
+            f"{c.steps} steps of {c.prompts_per_step} problems x {c.group_size} answers "
+            f"of at most {c.max_new_tokens} tokens."
         )
 
     def evaluate(self, data: Data) -> Evaluation:

@@ -1,8 +1,9 @@
 """Groups -> packed batches: the one place where tokens are shifted, packed and masked.
 
-What all prompts begin with stands once, at the head; a prompt stands once before all its completions. Where a group does not fit the token budget it is cut
-between rows, and its prompt stands once before each part; a row is never cut. Nothing here changes the
-gradient, since a token's weight is counted over the whole step.
+What all prompts begin with stands once, at the head; a prompt stands once before all its completions.
+Where a group does not fit the token budget it is cut between rows, and its prompt stands once before
+each part; a row is never cut. Nothing here changes the gradient, since a token's weight is counted over
+the whole step.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def penalise_kl(policy: Policy, groups: Sequence[Group], config: Config) -> list
     penalties: list[float] = []
     for batch, reference_T in zip(batches, frozen_logprobs(policy, batches, reference=True), strict=True):
         kl_T = KL[config.kl](batch.old_logprobs_T, reference_T, batch.mask_T)
-        penalties += (-config.kl_coef * torch.zeros(int(batch.row_T[-1]) + 1).index_add(0, batch.row_T.cpu(), kl_T.cpu())).tolist()
+        penalties += (
+            -config.kl_coef * torch.zeros(int(batch.row_T[-1]) + 1).index_add(0, batch.row_T.cpu(), kl_T.cpu())
+        ).tolist()
     of_row = iter(penalties)
     return [
         tuple(with_part(r, "kl", next(of_row)) if t else r for r, t in zip(g.rollouts, g.trained, strict=True))

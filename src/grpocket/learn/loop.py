@@ -68,7 +68,9 @@ def collect(
     drawn, most = 0, config.prompts_per_step + config.extra_groups
     while len(kept) < config.prompts_per_step and drawn < most:
         wanted = min(config.prompts_per_step - len(kept), most - drawn)
-        for group in rollout(config, policy, engine, reward, draw, run, replace(state, cursor=state.cursor + drawn), wanted):
+        for group in rollout(
+            config, policy, engine, reward, draw, run, replace(state, cursor=state.cursor + drawn), wanted
+        ):
             (kept if group.has_signal else dull).append(group)
         drawn += wanted
     groups = kept + dull[: config.prompts_per_step - len(kept)]

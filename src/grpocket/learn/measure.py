@@ -68,9 +68,7 @@ class Mismatch:
         return {f"{name}/mean": self.total / self.tokens, f"{name}/max": self.worst}
 
 
-def measure(
-    batch: Batch, loss: float, ratio_T: Tensor, entropy_T: Tensor, kl_T: Tensor | None, clip: Clip
-) -> Sums:
+def measure(batch: Batch, loss: float, ratio_T: Tensor, entropy_T: Tensor, kl_T: Tensor | None, clip: Clip) -> Sums:
     """The sums of one micro-batch."""
     mask = batch.mask_T
     stats = clip_stats(ratio_T, batch.advantages_T, mask, clip)

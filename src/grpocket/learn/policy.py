@@ -57,8 +57,8 @@ class Policy:
         ids = self._render(problem)
         if len(ids) + self.sampling.max_new_tokens > self.context:
             raise UserError(
-                f"problem {problem.id}: its prompt has {len(ids)} tokens, and with max_new_tokens={self.sampling.max_new_tokens} "
-                f"exceeds the model's context of {self.context}; shorten the problem or lower max_new_tokens"
+                f"problem {problem.id}: its prompt has {len(ids)} tokens, and with "
+                f"max_new_tokens={self.sampling.max_new_tokens} exceeds the model's context of {self.context}; shorten the problem or lower max_new_tokens"
             )
         return ids
 

@@ -61,25 +61,19 @@ def hooked(model: Any) -> Iterator[None]:
         base.set_attn_implementation(usual)
 
 
-def check_supported(config: Any, longest: int) -> None:
+def check_supported(config: Any) -> None:
     """Refuse models whose attention the plans do not compute.
 
     Raises:
-        UserError: layers that are not attention, soft-capped scores, or a window shorter than `longest`.
+        UserError: layers that are not attention, or soft-capped scores.
     """
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
-        raise UserError(
-            f'model type "{config.model_type}" has layers of kind {", ".join(sorted(kinds))}, which are not supported'
-        )
+        named = ", ".join(sorted(kinds))
+        raise UserError(f'model type "{config.model_type}" has layers of kind {named}, which are not supported')
     if getattr(text, "attn_logit_softcapping", None):
         raise UserError(f'model type "{config.model_type}" caps its attention scores, which is not supported')
-    window = getattr(text, "sliding_window", None)
-    if window and getattr(text, "use_sliding_window", True) and window < longest:
-        raise UserError(
-            f"the model attends to the last {window} tokens only; prompt and answer need {longest}: lower max_new_tokens"
-        )
 
 
 # One piece of attention, forward and backward. Query heads that share a key head lie along the length
@@ -170,6 +164,7 @@ class Packed:
         self.pieces = tuple(_pieces(prefix, segments))
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """[1, Hq, S, D] of the whole stream."""
         heads = key.shape[1]
         grouped = query[0].unflatten(0, (heads, -1))  # [Hkv, R, T, D]
         out: Tensor = _PackedAttention.apply(grouped, key[0], value[0], self.pieces, scale)  # type: ignore[assignment]

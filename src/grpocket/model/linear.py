@@ -44,7 +44,7 @@ class Adapter(NamedTuple):
 class EffectiveWeights:
     """The products of a model's linear layers, in use inside `with weights.in_use():`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self._frozen: dict[nn.Module, Product] = {}
         self._adapted: dict[nn.Module, Product] = {}

