@@ -58,7 +58,8 @@ class Policy:
         if len(ids) + self.sampling.max_new_tokens > self.context:
             raise UserError(
                 f"problem {problem.id}: its prompt has {len(ids)} tokens, and with "
-                f"max_new_tokens={self.sampling.max_new_tokens} exceeds the model's context of {self.context}; shorten the problem or lower max_new_tokens"
+                f"max_new_tokens={self.sampling.max_new_tokens} "
+                f"exceeds the model's context of {self.context}; shorten the problem or lower max_new_tokens"
             )
         return ids
 
