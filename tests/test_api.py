@@ -51,6 +51,7 @@ def test_a_step_moves_the_model_and_counts(home):
     before = [p.detach().clone() for p in trainer.policy.parameters()]
     losses = [trainer.train_step(question, answer) for question, answer in MathDataset("math_tasks.jsonl")]
     assert trainer.step_count == 8
+    assert trainer.state.cursor == 8
     assert all(isinstance(loss, float) for loss in losses)
     assert any((p != q).any() for p, q in zip(trainer.policy.parameters(), before, strict=True))
 
@@ -67,6 +68,17 @@ def test_train_evaluate_sample_and_save(home):
     again = GRPO.from_run(result.folder)
     assert again.sample("What is 1 + 1?") == trainer.sample("What is 1 + 1?")
     assert again.sample("What is 1 + 1?", base=True) == trainer.sample("What is 1 + 1?", base=True)
+
+
+def test_a_run_that_trains_every_weight_can_be_loaded_again(home):
+    trainer = GRPO(group_size=2, max_new_tokens=4, steps=1, prompts_per_step=2, lora_rank=0, held_out=0)
+    result = trainer.train(MathDataset("math_tasks.jsonl"))
+    tiny.stir_adapter(trainer.policy, 0.3)
+    trainer.save(result.folder / "model")
+    again = GRPO.from_run(result.folder)
+    assert again.sample("What is 1 + 1?") == trainer.sample("What is 1 + 1?")
+    with pytest.raises(UserError, match="not kept"):
+        trainer.sample("What is 1 + 1?", base=True)
 
 
 def test_evaluation_repeats_to_the_token_and_leaves_training_alone(home):

@@ -34,9 +34,9 @@ def plain_logprobs(policy, groups):
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_packed_equals_plain_in_value_and_gradient(family, checkpointing):
-    policy = tiny.policy(family, stir=0.1, gradient_checkpointing=checkpointing)
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"lora_rank": 0}], ids=str)
+def test_packed_equals_plain_in_value_and_gradient(family, settings):
+    policy = tiny.policy(family, stir=0.1 if settings.get("lora_rank", 1) else 0.0, **settings)
     groups = made_groups(policy)
     upstream = torch.randn(30, generator=torch.Generator().manual_seed(0))
     plain = plain_logprobs(policy, groups)

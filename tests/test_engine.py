@@ -11,7 +11,10 @@ from grpocket.model.linear import adapter_of, effective_weight, make_product, pa
 from grpocket.records import Prompt, Sampling, shared_prefix
 
 SAMPLING = Sampling(num_samples=4, max_new_tokens=10, stop_ids=(tiny.EOS,))
-QUESTIONS = ("What is 1 + 2?", "What is 30 - 4 + 5?", "How so?", "What is 1 + 2?")
+CHAT = (
+    "<s>system: be brief</s><s>user: 1 + 2?</s><s>assistant: "  # stop tokens inside a prompt are tokens like any other
+)
+QUESTIONS = ("What is 1 + 2?", "What is 30 - 4 + 5?", CHAT, "What is 1 + 2?")
 
 
 def stock(policy, prompt, completion):
@@ -116,7 +119,7 @@ def test_the_sampler_follows_an_update():
 def test_with_the_adapter_off_the_base_model_answers():
     stirred, base = tiny.policy(stir=0.3), tiny.policy()
     prompts = tiny.prompts(*QUESTIONS)
-    with stirred.network.model.disable_adapter():
+    with stirred.network.untrained():
         off = tiny.engine(stirred).generate(prompts, SAMPLING)
     assert [[c.token_ids for c in g] for g in off] == [
         [c.token_ids for c in g] for g in tiny.engine(base).generate(prompts, SAMPLING)

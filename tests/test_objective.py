@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_kl_in_the_loss_pulls_towards_the_reference(kl):
 
 def test_without_kl_no_reference_is_run(monkeypatch):
     policy = tiny.policy(stir=0.1)
-    monkeypatch.setattr(policy, "adapter_off", lambda: pytest.fail("the reference was run"))
+    monkeypatch.setattr(policy.network, "untrained", lambda: pytest.fail("the reference was run"))
     config = Config(max_new_tokens=12)
     assert learn(policy, sampled(policy, config), config, 0)["kl"] == 0
 
@@ -100,13 +101,28 @@ def test_the_reference_is_the_untrained_model_and_the_adapter_comes_back():
         torch.testing.assert_close(policy.logprobs(batch)[0], batch.old_logprobs_T, atol=1e-5, rtol=0)
 
 
+def test_when_every_weight_is_trained_the_reference_is_a_frozen_copy():
+    policy, base = tiny.policy(lora_rank=0, kl_coef=0.1), tiny.policy(lora_rank=0)
+    config = Config(max_new_tokens=12, kl_coef=0.1, learning_rate=1e-2, warmup_steps=0)
+    groups = sampled(policy, config)
+    assert learn(policy, groups, config, 0)["kl"] == pytest.approx(0, abs=1e-6)
+    (batch,) = prepare(policy, groups, config, update.Mismatch())
+    with torch.no_grad(), base.network.ready():
+        torch.testing.assert_close(batch.reference_logprobs_T, base.logprobs(batch)[0])
+    with torch.no_grad(), policy.network.ready():
+        assert not torch.allclose(batch.reference_logprobs_T, policy.logprobs(batch)[0], atol=1e-3)
+    without = tiny.policy(lora_rank=0)
+    with pytest.raises(UserError, match="not kept"), without.network.untrained():
+        pass
+
+
 def test_kl_in_the_reward_is_taken_off_it():
     policy = tiny.policy(stir=0.3)
     config = Config(max_new_tokens=12, kl_coef=0.5, kl="k1", kl_in="reward")
     groups = sampled(policy, config)
     for before, after in zip(groups, penalise_kl(policy, groups, config), strict=True):
         for old, new in zip(before.rollouts, after, strict=True):
-            with policy.adapter_off():
+            with policy.network.untrained():
                 reference = policy.stock_logprobs(old.prompt_ids, old.completion.token_ids).sum().item()
             kl = sum(old.completion.logprobs) - reference
             assert new.reward.parts["kl"] == pytest.approx(-0.5 * kl, abs=1e-4)
@@ -181,7 +197,7 @@ def test_groups_without_signal_are_replaced_within_the_budget():
         policy = tiny.policy()
         reward = lambda p, t: Reward(float(t == "a" and int(p.question) % 2), {})  # noqa: E731
         config = Config(max_new_tokens=12, group_size=4, extra_groups=extra)
-        groups, drawn = loop.collect(config, policy, engine, reward, draw, Recorder(), TrainState(0))
+        groups, drawn = loop.collect(loop.Setup(config, policy, engine, reward, draw, Recorder()), TrainState(0))
         return [int(g.problem.question) for g in groups], drawn
 
     assert collect(0) == ([1, 3, 0, 2], 4)
@@ -219,6 +235,13 @@ def test_presets_are_settings_and_the_users_own_win():
         )
     rloo = from_values({"preset": "rloo"})
     assert (rloo.loss, rloo.advantage_baseline, rloo.advantage_scale) == ("pg", "leave_one_out", "none")
+
+
+def test_the_documentation_lists_the_presets_as_they_are():
+    text = (Path(__file__).parent.parent / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    for name, settings in PRESETS.items():
+        listed = ", ".join(f"`{key}={value}`" for key, value in settings.items())
+        assert f"| `{name}` | {listed} |" in text
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -136,6 +136,17 @@ def test_a_step_without_signal_moves_nothing_and_is_no_nan():
     torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.parameters()]), before, rtol=0, atol=0)
 
 
+def test_a_step_in_which_no_reward_could_be_had_moves_nothing():
+    policy = tiny.policy(stir=0.1)
+    before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
+    groups = sampled_groups(policy, ((None,) * 4,) * 3)
+    assert count(groups, 12) == Totals(0, 0, 12)
+    metrics = learn(policy, groups, tiny.Config(max_new_tokens=12, kl_coef=0.1), 0)
+    assert metrics["loss"] == 0
+    assert metrics["grad_norm"] == 0
+    torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.parameters()]), before, rtol=0, atol=0)
+
+
 def test_the_reported_loss_is_that_of_the_whole_step():
     policy = tiny.policy(stir=0.1)
     groups = sampled_groups(policy)

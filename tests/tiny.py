@@ -18,7 +18,7 @@ from transformers.models.smollm3 import SmolLM3Config
 from grpocket.config import Config
 from grpocket.engine.engine import Engine
 from grpocket.learn.policy import Policy
-from grpocket.model.loading import Loaded, add_adapter, stop_ids
+from grpocket.model.loading import Loaded, add_adapter, checkpoint_activations, stop_ids
 from grpocket.records import Completion, Group, Problem, Prompt, Reward, Rollout
 
 EOS = 2
@@ -85,7 +85,10 @@ def policy(
     """A policy over the random model; `stir` is the size of random adapter weights, 0 for an untouched adapter."""
     config = Config(**({"max_new_tokens": 12, "group_size": 4, "lora_rank": 4} | settings))
     base = base_model(family, **(model_changes or {}))
-    loaded = Loaded(add_adapter(base, config, "tiny"), tokenizer(), stop_ids(base, tokenizer()), 1024)
+    model = add_adapter(base, config, "tiny") if config.lora_rank else base
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    loaded = Loaded(model.train(), tokenizer(), stop_ids(base, tokenizer()), 1024)
     made = Policy(loaded, lambda problem: encode(problem.question), "", config)
     if stir:
         stir_adapter(made, stir)
@@ -93,11 +96,12 @@ def policy(
 
 
 def stir_adapter(made: Policy, size: float, seed: int = 1) -> None:
-    """Random adapter weights, so that it matters."""
+    """Random adapter weights, or changes of all weights, so that they matter."""
     generator = torch.Generator().manual_seed(seed)
+    kept = 1.0 if made.network.model is made.network.lm else 0.0
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
+            parameter.mul_(kept).add_(torch.randn(parameter.shape, generator=generator) * size)
 
 
 def engine(made: Policy, row_budget: int = 64) -> Engine:

@@ -223,7 +223,7 @@ def evaluate(arguments: list[str]) -> None:
     from .trainer import GRPO
 
     trainer = GRPO.from_run(options.run)
-    with trainer.model.disable_adapter():
+    with trainer.policy.network.untrained():
         base = trainer.evaluate(data)
     trained = trainer.evaluate(data)
     print(f"base    {score(base)}\ntrained {score(trained)}")

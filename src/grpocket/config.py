@@ -129,7 +129,7 @@ class Config:
 
     # Adapter and memory
     lora_rank: int = 16
-    """Rank of the LoRA adapter."""
+    """Rank of the LoRA adapter; 0: no adapter, every weight is trained, which takes four times the model's memory."""
     lora_alpha: int = 32
     """The adapter is scaled by lora_alpha / lora_rank."""
     lora_targets: str = "all-linear"
@@ -199,6 +199,11 @@ class Config:
         return self.prompts_per_step * self.group_size
 
     @property
+    def weights_folder(self) -> str:
+        """Where a run keeps what it learned: adapter/, or model/ when every weight is trained."""
+        return "adapter" if self.lora_rank else "model"
+
+    @property
     def clip_range(self) -> tuple[float, float]:
         """The ratio's bounds below and above 1, as (clip_low, clip_high)."""
         return self.clip_low, self.clip_low if self.clip_high is None else self.clip_high
@@ -226,7 +231,7 @@ _AT_LEAST: dict[str, float] = {
     "correction_cap": 1,
     "overlong_buffer": 0,
     "extra_groups": 0,
-    "lora_rank": 1,
+    "lora_rank": 0,
     "token_budget": 1,
     "row_budget": 1,
     "threads": 1,

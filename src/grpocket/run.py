@@ -18,7 +18,6 @@ from pathlib import Path
 
 from .config import Config
 from .evaluate.accuracy import Evaluation
-from .learn.policy import Policy
 from .records import Group, TrainState, UserError
 from .report.console import Console, teaching_group
 from .report.metrics import append_lines, rollout_lines, step_metrics
@@ -38,7 +37,7 @@ class RunFolder:
         self._seconds: dict[str, float] = {}
         (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
 
-    def restore(self, policy: Policy) -> TrainState:
+    def start(self) -> TrainState:
         """A fresh start, after a first evaluation."""
         self.evaluate(0)
         return TrainState(self.config.seed)
@@ -64,7 +63,7 @@ class RunFolder:
         if last or due(state.step, self.config.eval_every):
             self.evaluate(state.step)
         if last or due(state.step, self.config.save_every):
-            self._save(self.folder / "adapter")
+            self._save(self.folder / self.config.weights_folder)
 
     def _warn_of_truncation(self, share: float) -> None:
         if share > 0.5 and not self._warned:

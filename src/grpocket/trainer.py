@@ -27,7 +27,7 @@ from .learn import loop
 from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import self_check
-from .model.loading import load
+from .model.loading import load, quiet
 from .records import Group, Problem, Prompt, TrainState, UserError
 from .run import RunFolder
 from .tasks.dataset import MathDataset
@@ -90,10 +90,11 @@ class GRPO:
         """
         folder = Path(folder)
         config = replace(read_yaml(folder / "config.yaml"), **settings)
-        if not (folder / "adapter" / "adapter_model.safetensors").is_file():
-            raise UserError(f"{folder}: holds no adapter yet; let the run finish, or train again")
+        weights = folder / config.weights_folder
+        if not any(weights.glob("*.safetensors")):
+            raise UserError(f"{folder}: holds no trained weights yet; let the run finish, or train again")
         trainer = cls(config)
-        trainer.policy.load_adapter(folder / "adapter")
+        trainer.policy.load(weights)
         return trainer
 
     @property
@@ -103,7 +104,7 @@ class GRPO:
 
     @property
     def model(self) -> Any:
-        """The PeftModel that is trained."""
+        """The model that is trained: a PeftModel, or with lora_rank=0 the transformers model itself."""
         return self.policy.network.model
 
     def train_step(self, question: str, answer: str) -> float:
@@ -113,14 +114,14 @@ class GRPO:
             The loss. On fresh samples it is about 0 whatever happens: the reward tells whether the model
             gets better, and a negative loss does not.
         """
-        return self._train_step(as_problem(question, answer, f"step:{self.step_count}"))
-
-    def _train_step(self, problem: Problem) -> float:
-        run = _OneStep()
-        chosen = lambda count, state: [(state.cursor, problem)]  # noqa: E731
-        self.state = loop.train_step(self.config, self.policy, self.engine, self.rewards.score, chosen, run, self.state)
-        self.last_groups, self.last_update = run.groups, run.update
-        return run.update["loss"]
+        problem = as_problem(question, answer, f"step:{self.step_count}")
+        config = replace(self.config, prompts_per_step=1, num_minibatches=1, extra_groups=0)
+        step = LastStep()
+        setup = loop.Setup(
+            config, self.policy, self.engine, self.rewards.score, lambda _, s: [(s.cursor, problem)], step
+        )
+        self.state = loop.train_step(setup, self.state)
+        return step.update["loss"]
 
     def train(self, data: Data, eval_data: Data | None = None) -> Result:
         """Train on `data` for `config.steps` steps, and evaluate on what was held out, before and after."""
@@ -135,10 +136,9 @@ class GRPO:
         )
         mismatch = self_check(self.policy, self.engine, train[:2], refuse=not self.config.correction)
         run.say(f"self-check: sampler, trainer and the model's own attention agree within {mismatch:.1e} nats a token")
-        chosen = functools.partial(draw, train)
-        self.state = loop.train(
-            self.config, self.policy, self.engine, self.rewards.score, lambda count, state: chosen(count, state), run
-        )
+        draw_next = functools.partial(draw, train)
+        setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
+        self.state = loop.train(setup, run.start())
         before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
         return Result(run.folder, before, after)
 
@@ -171,17 +171,19 @@ class GRPO:
 
         Args:
             question: as text, without any template.
-            base: answer with the adapter switched off, as the untrained model would.
+            base: answer as the model did before training.
             temperature: above 0, sample instead.
         """
         prompt = Prompt(self.policy.render(as_problem(question, "", "sample")), key=(self.config.seed, 0, 0))
         sampling = replace(self.policy.sampling, num_samples=1, temperature=temperature)
-        with self.model.disable_adapter() if base else nullcontext():
+        with self.policy.network.untrained() if base else nullcontext():
             return self.policy.decode(self.engine.generate([prompt], sampling)[0][0].token_ids)
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter and the tokenizer in PEFT's format; `PeftModel.from_pretrained` loads it."""
-        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        """Write the adapter in PEFT's format, or the whole model where every weight is trained, and the tokenizer."""
+        only_adapter = {"save_embedding_layers": False} if self.config.lora_rank else {}
+        with quiet():
+            self.model.save_pretrained(str(folder), **only_adapter)
         self.policy.tokenizer.save_pretrained(str(folder))
 
 
@@ -189,17 +191,18 @@ GPRO = GRPO
 """The spelling that the original used."""
 
 
-class _OneStep:
-    """A run of a single step that keeps nothing on disk."""
+class LastStep:
+    """A log of a single step that keeps nothing on disk."""
 
-    def restore(self, policy: Policy) -> TrainState:
-        raise NotImplementedError
+    update: Mapping[str, float]
 
     def timer(self, name: str) -> nullcontext[None]:
+        """Times nothing."""
         return nullcontext()
 
     def log(self, state: TrainState, groups: Sequence[Group], update: Mapping[str, float]) -> None:
-        self.groups, self.update = tuple(groups), update
+        """Keeps what the update said."""
+        self.update = update
 
 
 def make_rewards(config: Config) -> Rewards:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ..algo.logprobs import LogitTransform, token_logprobs
 from ..config import Config
 from ..model.attention import Packed
 from ..model.loading import Loaded
-from ..model.network import Network
+from ..model.network import Network, has_adapter
 from ..records import Batch, Problem, Sampling, UserError
 
 Render = Callable[[Problem], tuple[int, ...]]
@@ -28,7 +27,7 @@ class Policy:
     """
 
     def __init__(self, loaded: Loaded, render: Render, opening: str, config: Config) -> None:
-        self.network = Network(loaded.model)
+        self.network = Network(loaded.model, keep_untrained=config.kl_coef > 0)
         self.tokenizer = loaded.tokenizer
         self.context = loaded.context
         self.sampling = Sampling(config.group_size, config.max_new_tokens, loaded.stop_ids, config.temperature)
@@ -42,11 +41,16 @@ class Policy:
         """What the optimizer changes."""
         return [p for p in self.network.model.parameters() if p.requires_grad]
 
-    def load_adapter(self, folder: Path) -> None:
-        """Put the adapter that `save` wrote in place of the present one."""
+    def load(self, folder: Path) -> None:
+        """Put the adapter, or the weights, that a run saved in place of the present ones."""
         from peft import load_peft_weights, set_peft_model_state_dict
+        from safetensors.torch import load_model
 
-        set_peft_model_state_dict(self.network.model, load_peft_weights(str(folder), device=str(self.network.device)))
+        model, device = self.network.model, str(self.network.device)
+        if has_adapter(model):
+            set_peft_model_state_dict(model, load_peft_weights(str(folder), device=device))
+        else:
+            load_model(model, folder / "model.safetensors", device=device)
 
     def render(self, problem: Problem) -> tuple[int, ...]:
         """The prompt's token ids.
@@ -71,12 +75,6 @@ class Policy:
     def set_temperature(self, temperature: float) -> None:
         """Sample, and compute log-probs, at this temperature from now on."""
         self.sampling = replace(self.sampling, temperature=temperature)
-
-    @contextmanager
-    def adapter_off(self) -> Iterator[None]:
-        """Inside, the policy is the model it was before training: the reference of the KL."""
-        with self.network.model.disable_adapter():
-            yield
 
     def logprobs(self, batch: Batch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """(logprobs_T, entropy_T) of the batch's completion tokens at the sampling temperature, float32."""

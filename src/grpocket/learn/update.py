@@ -58,7 +58,7 @@ def prepare(policy: Policy, groups: Sequence[Group], config: Config, mismatch: M
 @torch.no_grad()
 def frozen_logprobs(policy: Policy, batches: Sequence[Batch], reference: bool = False) -> list[Tensor]:
     """[T] of each batch as the weights are now, or with the adapter off; no gradient."""
-    with policy.adapter_off() if reference else nullcontext(), policy.network.ready():
+    with policy.network.untrained() if reference else nullcontext(), policy.network.ready():
         return [policy.logprobs(batch)[0] for batch in batches]
 
 

@@ -35,14 +35,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal language model with its LoRA adapter, and the tokenizer that belongs to it.
+    """A causal language model, ready to be trained, and the tokenizer that belongs to it.
 
     >>> load(Config(model="embedded")).stop_ids
     (2,)
     """
 
     model: Any
-    """A PeftModel around a transformers causal LM, every dropout 0, adapter weights in float32."""
+    """A PeftModel around a transformers causal LM, or with lora_rank=0 the LM itself; every dropout 0."""
     tokenizer: Any
     stop_ids: tuple[int, ...]
     """Every token that ends an answer."""
@@ -51,7 +51,7 @@ class Loaded:
 
 
 def load(config: Config) -> Loaded:
-    """The model that `config` names, with a fresh adapter.
+    """The model that `config` names, with a fresh adapter, or with every weight to be trained.
 
     Raises:
         UserError: the model is not there, or cannot be loaded safely.
@@ -59,10 +59,15 @@ def load(config: Config) -> Loaded:
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-    dtype = choose_dtype(config.dtype, device)
+    # Updates of whole weights would be lost to the rounding of 16 bits.
+    dtype = choose_dtype(config.dtype, device) if config.lora_rank else torch.float32
     folder, name = resolve(config.model)
     tokenizer, base = read(folder, dtype)
-    model = add_adapter(base.to(device), config, name)
+    switch_off_dropout(base)
+    model = add_adapter(base.to(device), config, name) if config.lora_rank else base.to(device)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    model.train()
     return Loaded(model, tokenizer, stop_ids(base, tokenizer), context_length(base))
 
 
@@ -136,19 +141,23 @@ def read(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def add_adapter(base: Any, config: Config, name: str) -> Any:
-    """A PeftModel: the base frozen, LoRA matrices in float32, every dropout 0.
-
-    Dropout would make the ratio differ from 1 on the first pass, since sampling has none.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    for module in base.modules():
+def switch_off_dropout(model: Any) -> None:
+    """Set every dropout to 0: sampling has none, and the ratio must be 1 on the first pass."""
+    for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    for attribute in vars(base.config):
-        if attribute.endswith("dropout") and isinstance(getattr(base.config, attribute), float):
-            setattr(base.config, attribute, 0.0)
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
+    for name, value in vars(model.config).items():
+        if name.endswith("dropout") and isinstance(value, float):
+            setattr(model.config, name, 0.0)
+
+
+def add_adapter(base: Any, config: Config, name: str) -> Any:
+    """A PeftModel: the base frozen, LoRA matrices in float32."""
+    from peft import LoraConfig, get_peft_model
+
     targets: Any = config.lora_targets
     if targets != "all-linear":
         targets = [part.strip() for part in targets.split(",")]
@@ -167,11 +176,14 @@ def add_adapter(base: Any, config: Config, name: str) -> Any:
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f'lora_targets="{config.lora_targets}": {reason}; "all-linear" suits every model') from None
-    if config.gradient_checkpointing:
-        with quiet():
-            model.enable_input_require_grads()
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model.train()
+    return model
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in the backward pass; transformers does so in train mode only."""
+    with quiet():
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

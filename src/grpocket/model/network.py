@@ -20,11 +20,16 @@ from .linear import EffectiveWeights
 
 
 class Network:
-    """A transformers causal LM, with or without a PEFT adapter."""
+    """A transformers causal LM, with a PEFT adapter or with every weight trained.
 
-    def __init__(self, model: Any) -> None:
+    `keep_untrained` keeps a copy of weights that are trained, for `untrained`; an adapter needs none.
+    """
+
+    def __init__(self, model: Any, keep_untrained: bool = False) -> None:
         self.model = model
-        self.lm: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._trained = [] if has_adapter(model) else list(model.parameters())
+        self._untrained = [p.detach().clone() for p in self._trained] if keep_untrained else []
+        self.lm: Any = model.get_base_model() if has_adapter(model) else model
         self.backbone: Any = getattr(self.lm, self.lm.base_model_prefix)
         self.head: nn.Linear = self.lm.get_output_embeddings()
         if type(self.head) is not nn.Linear:
@@ -46,6 +51,30 @@ class Network:
         with hooked(self.model), self.weights.in_use():
             yield
 
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Inside this context the network is what it was before training: the reference of the KL.
+
+        Raises:
+            UserError: every weight is trained and no copy was kept.
+        """
+        if has_adapter(self.model):
+            with self.model.disable_adapter():
+                yield
+            return
+        if not self._untrained:
+            raise UserError("the weights before training were not kept; load the base model by its own name")
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        """Exchange trained and untrained weights: pointers only, nothing is copied."""
+        for parameter, other in zip(self._trained, self._untrained, strict=True):
+            parameter.data, other.data = other.data, parameter.data
+
     def hidden(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """Hidden states [B, T, H] before the head of ids [B, T] at positions [B, T]."""
         return self.backbone(input_ids=ids, position_ids=positions, use_cache=False, plan=plan).last_hidden_state
@@ -56,3 +85,8 @@ class Network:
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether the model is a PeftModel."""
+    return hasattr(model, "peft_config")
