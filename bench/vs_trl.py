@@ -23,7 +23,24 @@ from typing import Any
 warnings.simplefilter("ignore")
 
 GROUP = 8
-WORDS = ["one", "two", "red", "blue", "stone", "river", "apple", "cloud", "seven", "north", "paper", "music", "light", "green", "table", "house"]
+WORDS = [
+    "one",
+    "two",
+    "red",
+    "blue",
+    "stone",
+    "river",
+    "apple",
+    "cloud",
+    "seven",
+    "north",
+    "paper",
+    "music",
+    "light",
+    "green",
+    "table",
+    "house",
+]
 
 
 def main() -> None:

@@ -77,6 +77,7 @@ def test_a_run_that_trains_every_weight_can_be_loaded_again(home):
     trainer.save(result.folder / "model")
     again = GRPO.from_run(result.folder)
     assert again.sample("What is 1 + 1?") == trainer.sample("What is 1 + 1?")
+    assert again.sample("What is 1 + 1?", base=True) == GRPO(max_new_tokens=4).sample("What is 1 + 1?")
     with pytest.raises(UserError, match="not kept"):
         trainer.sample("What is 1 + 1?", base=True)
 

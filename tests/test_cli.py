@@ -52,13 +52,15 @@ def test_train_eval_and_sample(home, capsys):
     assert len((run / "eval.jsonl").read_text().splitlines()) == 2 * 12
     assert main(["eval", "runs/first", "math_tasks.jsonl", "--limit", "5"]) == 0
     assert "of 5" in capsys.readouterr().out
+    assert main(["eval", "runs/first"]) == 0
+    assert "of 12" in capsys.readouterr().out
     assert main(["sample", "What is 3 + 4?", "--run", "runs/first"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("base:")
     assert "\ntrained:" in out
     assert main(["train", "--config", "runs/first/config.yaml", "--output_dir", "runs/again", "--steps", "1"]) == 0
     again = json.loads((home / "runs/again/metrics.jsonl").read_text())
-    clocks = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds"}
+    clocks = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds", "eval/accuracy"}
     assert {k: v for k, v in again.items() if k not in clocks} == {
         k: v for k, v in metrics[0].items() if k not in clocks
     }
@@ -154,7 +156,7 @@ def test_lists_are_taken_as_people_write_them(home, capsys):
             )
             == 0
         )
-        config = read_yaml(home / f"r{number}" / "config.yaml")
+        config = from_values(read_yaml(home / f"r{number}" / "config.yaml"))
         assert (config.rewards, config.reward_weights) == (("format", "correctness"), (0.5, 1.5))
 
 
@@ -162,8 +164,23 @@ def test_names_that_trl_uses_are_understood(home):
     write_data(home)
     flags = ["--num_generations", "3", "--max_completion_length", "5", "--epsilon", "0.1", "--epsilon_high=0.3"]
     assert main(["train", "math_tasks.jsonl", *flags, "--steps", "0", "--output_dir", "run"]) == 0
-    config = read_yaml(home / "run" / "config.yaml")
+    config = from_values(read_yaml(home / "run" / "config.yaml"))
     assert (config.group_size, config.max_new_tokens, config.clip_range) == (3, 5, (0.1, 0.3))
+
+
+def test_flags_win_over_presets_and_presets_over_files_in_any_order(home, capsys):
+    write_data(home)
+    (home / "other.jsonl").write_text((home / "math_tasks.jsonl").read_text())
+    (home / "old.yaml").write_text(Config(data="other.jsonl", steps=0, clip_high=0.5, temperature=0.7).to_yaml())
+    orders = (
+        ["--config", "old.yaml", "--preset", "dapo", "--temperature", "0.9"],
+        ["--temperature", "0.9", "--preset=dapo", "--config=old.yaml"],
+    )
+    for number, flags in enumerate(orders):
+        assert main(["train", "math_tasks.jsonl", *flags, "--output_dir", f"run{number}"]) == 0
+        config = from_values(read_yaml(home / f"run{number}" / "config.yaml"))
+        assert (config.data, config.steps, config.temperature, config.clip_high) == ("math_tasks.jsonl", 0, 0.9, 0.28)
+        assert "preset dapo: loss=dapo" in capsys.readouterr().out
 
 
 def test_help_is_quick_and_short_and_complete(capsys):
@@ -187,7 +204,7 @@ def test_help_is_quick_and_short_and_complete(capsys):
 def test_a_config_comes_back_from_its_file(tmp_path):
     config = Config(model="a/b", rewards=("format",), reward_weights=(2.0,), clip_high=0.28, system_prompt="é: #×")
     (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    assert read_yaml(tmp_path / "config.yaml") == config
+    assert from_values(read_yaml(tmp_path / "config.yaml")) == config
     assert yaml.safe_load(config.to_yaml())["system_prompt"] == "é: #×"
 
 

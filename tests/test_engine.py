@@ -7,8 +7,9 @@ import torch
 
 import tiny
 from grpocket.engine.engine import Engine, ScriptedEngine
-from grpocket.model.linear import adapter_of, effective_weight, make_product, packing_works
-from grpocket.records import Prompt, Sampling, shared_prefix
+from grpocket.model.attention import Packed
+from grpocket.model.linear import EffectiveWeights, adapter_of, effective_weight, make_product, packing_works
+from grpocket.records import Prompt, Sampling, Segment, shared_prefix
 
 SAMPLING = Sampling(num_samples=4, max_new_tokens=10, stop_ids=(tiny.EOS,))
 CHAT = (
@@ -137,6 +138,22 @@ def test_sampling_never_writes_the_weights_even_when_interrupted():
     engine._decode = original
     assert all(torch.equal(value, before[name]) for name, value in policy.network.model.state_dict().items())
     assert not any("forward" in vars(module) for module in policy.network.model.modules())
+
+
+def test_an_adapter_on_a_bfloat16_base_learns_even_if_the_base_was_asked_first():
+    """PEFT freezes the adapter's matrices while it is off: they must not be taken for frozen layers."""
+    policy = tiny.policy()
+    policy.network.lm.to(torch.bfloat16)
+    for name, parameter in policy.network.model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    policy.network.weights = EffectiveWeights(policy.network.model)
+    with policy.network.untrained(), policy.network.ready():
+        pass
+    ids, plan = torch.tensor([[5, 6, 7]]), Packed(0, [Segment(0, 3, ())])
+    with policy.network.ready():
+        policy.network.hidden(ids, torch.tensor([[0, 1, 2]]), plan).float().square().sum().backward()
+    assert tiny.gradients(policy).abs().max() > 0
 
 
 def test_effective_weights_give_what_the_adapter_gives():

@@ -23,7 +23,7 @@ class Recorder:
     def timer(self, name):
         return nullcontext()
 
-    def log(self, state, groups, update):
+    def log(self, state, groups, dropped, update):
         self.steps.append((state, groups, update))
 
     @property
@@ -115,10 +115,14 @@ def test_the_loop_runs_on_any_engine():
 def test_the_self_check_agrees_and_refuses_an_engine_that_lies():
     policy = tiny.policy(stir=0.1)
     problems = [tiny.problem("What is 1 + 2?"), tiny.problem("Why?")]
-    assert self_check(policy, tiny.engine(policy), problems) < 1e-5
+    assert self_check(policy, tiny.engine(policy), problems) < 2e-5
     liar = ScriptedEngine(lambda prompt, sample: (5, 6, 7), logprob=-0.25)
     with pytest.raises(UserError, match=r"-0\.25000"):
         self_check(policy, liar, problems)
+    assert self_check(policy, liar, problems, corrected=True) > 0.1
+    policy.network.logit_scale = 1.5  # the trainer, and not only the sampler, is wrong
+    with pytest.raises(UserError, match="own forward"):
+        self_check(policy, tiny.engine(policy), problems, corrected=True)
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused_with_its_name():

@@ -85,7 +85,7 @@ def test_without_kl_no_reference_is_run(monkeypatch):
     policy = tiny.policy(stir=0.1)
     monkeypatch.setattr(policy.network, "untrained", lambda: pytest.fail("the reference was run"))
     config = Config(max_new_tokens=12)
-    assert learn(policy, sampled(policy, config), config, 0)["kl"] == 0
+    assert "kl" not in learn(policy, sampled(policy, config), config, 0)
 
 
 def test_the_reference_is_the_untrained_model_and_the_adapter_comes_back():
@@ -125,8 +125,22 @@ def test_kl_in_the_reward_is_taken_off_it():
             with policy.network.untrained():
                 reference = policy.stock_logprobs(old.prompt_ids, old.completion.token_ids).sum().item()
             kl = sum(old.completion.logprobs) - reference
-            assert new.reward.parts["kl"] == pytest.approx(-0.5 * kl, abs=1e-4)
-            assert new.reward.value == pytest.approx(old.reward.value - 0.5 * kl, abs=1e-4)
+            assert new.reward.penalty == pytest.approx(-0.5 * kl, abs=1e-4)
+            assert new.reward.value == old.reward.value
+
+
+def test_the_penalty_moves_advantages_but_is_no_signal():
+    config = Config(kl_in="reward", kl_coef=1.0, kl="k1")
+    policy = tiny.policy(stir=0.3)
+    groups = sampled(policy, config, ((0.5,) * 4,) * 4)
+    charged = compare([g.problem for g in groups], penalise_kl(policy, groups, config), config)
+    assert not any(g.has_signal for g in charged)
+    assert all(g.is_live for g in charged)
+    untouched = penalise_kl(tiny.policy(), groups, config)  # an untrained policy: no rounding noise either
+    assert {r.reward.penalty for group in untouched for r in group} == {0.0}
+    found = learn(policy, charged, config, 0)["kl"]
+    tokens = sum(len(r.completion.token_ids) for g in charged for r in g.rollouts)
+    assert found == pytest.approx(-sum(r.reward.penalty for g in charged for r in g.rollouts) / tokens)
 
 
 def test_the_entropy_bonus_raises_entropy():
@@ -197,13 +211,13 @@ def test_groups_without_signal_are_replaced_within_the_budget():
         policy = tiny.policy()
         reward = lambda p, t: Reward(float(t == "a" and int(p.question) % 2), {})  # noqa: E731
         config = Config(max_new_tokens=12, group_size=4, extra_groups=extra)
-        groups, drawn = loop.collect(loop.Setup(config, policy, engine, reward, draw, Recorder()), TrainState(0))
-        return [int(g.problem.question) for g in groups], drawn
+        setup = loop.Setup(config, policy, engine, reward, draw, Recorder())
+        return [[int(g.problem.question) for g in part] for part in loop.collect(setup, TrainState(0))]
 
-    assert collect(0) == ([1, 3, 0, 2], 4)
-    assert collect(2) == ([1, 3, 5, 0], 6)
+    assert collect(0) == [[1, 3, 0, 2], []]
+    assert collect(2) == [[1, 3, 5, 0], [2, 4]]
     assert asked == [(4, 0), (2, 4)]
-    assert collect(20) == ([1, 3, 5, 7], 8)
+    assert collect(20) == [[1, 3, 5, 7], [0, 2, 4, 6]]
 
 
 def test_schedules_by_hand():
@@ -229,10 +243,8 @@ def test_a_changing_temperature_keeps_sampler_and_trainer_together():
 def test_presets_are_settings_and_the_users_own_win():
     assert from_values({"preset": "dapo"}).clip_high == 0.28
     assert from_values({"preset": "dapo", "clip_high": 0.3}).clip_high == 0.3
-    for name in PRESETS:
-        assert (
-            name in describe(from_values({"preset": name}), "float32") or from_values({"preset": name}).preset == name
-        )
+    for name, settings in PRESETS.items():
+        assert {key: getattr(from_values({"preset": name}), key) for key in settings} == settings
     rloo = from_values({"preset": "rloo"})
     assert (rloo.loss, rloo.advantage_baseline, rloo.advantage_scale) == ("pg", "leave_one_out", "none")
 
@@ -246,7 +258,8 @@ def test_the_documentation_lists_the_presets_as_they_are():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_objective_is_told_as_it_is(loss):
-    config = Config(loss=loss, kl_coef=0.01, kl="k2", clip_low=0.1, clip_high=0.3, entropy_coef=0.02)
+    clip = {} if loss in ("cispo", "pg") else {"clip_low": 0.1, "clip_high": 0.3}
+    config = Config(loss=loss, kl_coef=0.01, kl="k2", entropy_coef=0.02, **clip)
     told = describe(config, "float32")
     assert "0.01 k2" in told
     assert "0.02 entropy" in told
@@ -266,6 +279,11 @@ def test_the_objective_is_told_as_it_is(loss):
         {"overlong_buffer": 500},
         {"final_temperature": 0.0},
         {"preset": "ppo"},
+        {"clip_high": 0.3, "loss": "cispo"},
+        {"ratio_cap": 3.0},
+        {"loss": "dappo"},
+        {"steps": "10"},
+        {"rewards": "format"},
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused(settings):

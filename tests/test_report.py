@@ -36,7 +36,7 @@ def test_metrics_by_hand():
     assert values["completions/max_length"] == 5
     assert values["completions/mean_terminated_length"] == 3
     assert values["completions/clipped_ratio"] == 0.25
-    assert values["num_tokens"] == 14
+    assert values["num_tokens"] == 14 + 2
     assert values["tokens_per_second"] == 2.0
     assert values["rollout_seconds"] == 2.0
     assert values["loss"] == 0.1
@@ -45,11 +45,11 @@ def test_metrics_by_hand():
 def test_a_line_is_json_that_every_reader_reads(tmp_path):
     path = tmp_path / "a.jsonl"
     append_lines(path, [{"a": float("nan"), "b": {"c": float("inf")}, "d": "é\u2028"}])
-    append_lines(path, rollout_lines(1, GROUPS))
+    append_lines(path, rollout_lines(1, GROUPS[:1], GROUPS[1:]))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     assert lines[0] == {"a": None, "b": {"c": None}, "d": "é\u2028"}
     assert lines[1]["advantage"] == 0.7
-    assert len(lines) == 5
+    assert [line["trained"] for line in lines[1:]] == [True, True, False, False]
 
 
 def test_the_console_shows_a_step_and_a_group(capsys):
@@ -61,6 +61,11 @@ def test_the_console_shows_a_step_and_a_group(capsys):
     assert "held-out 0.25" in out
     assert "left 0:49" in out
     assert "+0.70" in out
+
+
+def test_parts_that_only_some_rows_have_are_shown(capsys):
+    Console(1).group(Group(tiny.problem("q"), (rollout(1.0, a=1.0), rollout(0.0, b=0.5)), (0.7, -0.7), (True, True)))
+    assert "0.50" in capsys.readouterr().out
 
 
 def test_what_a_model_wrote_cannot_drive_the_terminal(capsys):

@@ -1,5 +1,8 @@
 """One optimizer step: how it is cut up changes nothing, and what must not train does not."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from grpocket.learn.batch import count, micro_batches, pack, split
 from grpocket.learn.groups import compare, score
 from grpocket.learn.schedule import learning_rate
 from grpocket.learn.update import accumulate, learn
+from grpocket.model.linear import EffectiveWeights
 from grpocket.records import Completion, Reward, Sampling
 
 
@@ -39,6 +43,7 @@ def gradient(policy, groups, token_budget=10_000, live_only=False):
 def test_the_gradient_is_the_same_however_the_step_is_cut():
     policy = tiny.policy(stir=0.1)
     policy.network.model.double()
+    policy.network.weights = EffectiveWeights(policy.network.model)
     groups = sampled_groups(policy)
     whole, loss, _ = gradient(policy, groups)
     counts = set()
@@ -145,6 +150,19 @@ def test_a_step_in_which_no_reward_could_be_had_moves_nothing():
     assert metrics["loss"] == 0
     assert metrics["grad_norm"] == 0
     torch.testing.assert_close(torch.cat([p.detach().flatten() for p in policy.parameters()]), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_not_applied(poison):
+    policy = tiny.policy(stir=0.1)
+    groups = sampled_groups(policy)
+    before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
+    broken = [replace(groups[0], advantages=(poison, 0.0, 0.0, 0.0)), *groups[1:]]
+    metrics = learn(policy, broken, tiny.Config(max_new_tokens=12), 0)
+    assert metrics["skipped_steps"] == 1
+    assert torch.equal(torch.cat([p.detach().flatten() for p in policy.parameters()]), before)
+    assert learn(policy, groups, tiny.Config(max_new_tokens=12), 0)["skipped_steps"] == 0
+    assert not torch.equal(torch.cat([p.detach().flatten() for p in policy.parameters()]), before)
 
 
 def test_the_reported_loss_is_that_of_the_whole_step():

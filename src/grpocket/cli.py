@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentError, ArgumentParser
 
 from . import __version__
-from .config import Config, from_values, preset
+from .config import PRESETS, Config, from_values, preset, read_yaml
 from .records import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EVERYDAY = (
     *("model", "eval_data", "output_dir", "seed", "steps", "prompts_per_step", "group_size", "max_new_tokens"),
-    *("temperature", "examples", "preset", "loss", "learning_rate", "lora_rank", "eval_every", "show_every"),
+    *("temperature", "examples", "loss", "learning_rate", "lora_rank", "eval_every", "show_every"),
 )
 """The settings that `--help` shows; `--help-all` shows every one."""
 
@@ -45,7 +45,7 @@ usage: grpocket COMMAND ...
 Teach a language model to reason with GRPO, on the machine you have.
 
   train DATA.jsonl       train on questions with known answers
-  eval RUN DATA.jsonl    base and trained model on the same problems
+  eval RUN [DATA.jsonl]  base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
   data arithmetic        make arithmetic problems, as JSONL
 
@@ -125,12 +125,12 @@ def parse_train(arguments: list[str]) -> Config:
         raise SystemExit(0)
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--data", *arguments]
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(exit_on_error=False)
-    parser.add_argument("--config", action="config", help="settings of another run")
-    parser.add_class_arguments(Config)
-    parser.set_defaults(preset(chosen_preset(arguments)))
     check_names(arguments)
+    arguments, file = taken(arguments, "config")
+    arguments, name = taken(arguments, "preset")
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    parser.set_defaults(defaults(file, name))
     try:
         values = parser.parse_args(listed(arguments)).as_dict()
     except ArgumentError as error:
@@ -138,14 +138,26 @@ def parse_train(arguments: list[str]) -> Config:
     return from_values({f.name: values[f.name] for f in fields(Config)})
 
 
-def chosen_preset(arguments: Sequence[str]) -> str | None:
-    """The value of --preset: its settings are defaults, which any other flag wins over."""
-    for argument, following in pairwise([*arguments, ""]):
-        if argument == "--preset":
-            return following
-        if argument.startswith("--preset="):
-            return argument.partition("=")[2]
-    return None
+def taken(arguments: list[str], name: str) -> tuple[list[str], str | None]:
+    """The arguments without --name and its value, and that value."""
+    for at, argument in enumerate(arguments):
+        if argument.startswith(f"--{name}="):
+            return arguments[:at] + arguments[at + 1 :], argument.partition("=")[2]
+        if argument == f"--{name}":
+            if at + 1 == len(arguments):
+                raise UserError(f"train: --{name} needs a value")
+            return arguments[:at] + arguments[at + 2 :], arguments[at + 1]
+    return arguments, None
+
+
+def defaults(file: str | None, name: str | None) -> dict[str, Any]:
+    """What flags win over: first the settings of a file, then, winning over those, a preset given as a flag."""
+    values = read_yaml(Path(file)) if file else {}
+    chosen = preset(name)
+    if name:
+        print(f"preset {name}: " + ", ".join(f"{key}={value}" for key, value in chosen.items()))
+    config = from_values({**values, **chosen})
+    return {f.name: getattr(config, f.name) for f in fields(Config)}
 
 
 def normalise(argument: str) -> str:
@@ -159,7 +171,7 @@ def normalise(argument: str) -> str:
 
 def check_names(arguments: Sequence[str]) -> None:
     """Refuse a flag that is no setting, with the nearest that is."""
-    names = [*(f.name for f in fields(Config)), "config", *ALIASES]
+    names = [*(f.name for f in fields(Config)), "config", "preset", *ALIASES]
     for argument in arguments:
         name = argument[2:].partition("=")[0]
         if argument.startswith("--") and name not in names:
@@ -196,7 +208,8 @@ def train_help(everything: bool) -> str:
     for f in shown:
         default = "" if f.default in (None, "") or len(str(f.default)) > 40 else f" [{_shown(f.default)}]"
         lines += [f"  --{f.name}{default}", f"      {described[f.name]}"]
-    lines += ["", "  --config FILE", "      Take the settings of another run from its config.yaml; flags win over it."]
+    lines += ["", "  --preset NAME", f"      The settings of a paper: {', '.join(PRESETS)}; flags win over them."]
+    lines += ["  --config FILE", "      Take the settings of another run from its config.yaml; flags win over them."]
     if not everything:
         lines += ["", "--help-all lists every setting."]
     return "\n".join(lines) + "\n"
@@ -210,19 +223,20 @@ def _shown(value: Any) -> str:
 
 
 def evaluate(arguments: list[str]) -> None:
-    """`grpocket eval RUN DATA.jsonl`"""
+    """`grpocket eval RUN [DATA.jsonl]`"""
     parser = Parser(prog="grpocket eval", description="Base and trained model, greedily, on the same problems.")
     parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("data", help="problems, as JSONL")
+    parser.add_argument("data", nargs="?", help="problems, as JSONL; without it, those the run held out")
     parser.add_argument("--limit", type=int, help="only the first so many problems")
     options = parser.parse_args(arguments)
+    from .evaluate.intervals import paired_difference
     from .tasks.dataset import MathDataset
 
-    data = MathDataset(options.data, limit=options.limit)
-    from .evaluate.intervals import paired_difference
+    given = MathDataset(options.data).problems if options.data else None
     from .trainer import GRPO
 
     trainer = GRPO.from_run(options.run)
+    data = (trainer.held_out() if given is None else given)[: options.limit]
     with trainer.policy.network.untrained():
         base = trainer.evaluate(data)
     trained = trainer.evaluate(data)

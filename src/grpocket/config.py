@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .records import UserError
 
@@ -90,8 +91,6 @@ class Config:
     """Optimizer steps that one pass is cut into, by problems."""
 
     # Objective
-    preset: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo"] | None = None
-    """Settings of a paper, by name; any that is given besides wins."""
     loss: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "pg"] = "grpo"
     """The loss: see docs/algorithms.md."""
     advantage_baseline: Literal["group", "batch", "leave_one_out", "none"] = "group"
@@ -134,7 +133,7 @@ class Config:
     """The adapter is scaled by lora_alpha / lora_rank."""
     lora_targets: str = "all-linear"
     """Modules that get an adapter: "all-linear", or names separated by commas."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the base model; "auto": float32 on a CPU, by compute capability on a GPU."""
     device: str = "auto"
     """Where to run: "auto", "cpu", "cuda", "cuda:1"."""
@@ -157,6 +156,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value; the message names the field, the value and what would do."""
+        for name, hint in get_type_hints(Config).items():
+            if not fits(getattr(self, name), hint):
+                raise UserError(f"{name}={getattr(self, name)!r}: must be {described(hint)}")
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
@@ -172,6 +174,12 @@ class Config:
             raise UserError(f"clip_low={self.clip_low}: must lie between 0 and 1 (0.2 is usual)")
         if self.delta is not None and self.delta <= 1 + self.clip_range[1]:
             raise UserError(f"delta={self.delta}: must exceed 1 + clip_high = {1 + self.clip_range[1]:g} (4 is usual)")
+        unused = {"cispo": ("clip_low", "clip_high", "delta"), "pg": ("clip_low", "clip_high", "delta")}.get(
+            self.loss, ()
+        )
+        for name in (*unused, *(("ratio_cap",) if self.loss != "cispo" else ())):
+            if getattr(self, name) != Config.__dataclass_fields__[name].default:
+                raise UserError(f'{name}={getattr(self, name)}: has no part in loss="{self.loss}"; leave it out')
         if self.loss == "pg" and self.num_updates * self.num_minibatches > 1:
             raise UserError('loss="pg": has no ratio and needs fresh rollouts; use num_updates=1 and num_minibatches=1')
         if self.num_minibatches > self.prompts_per_step:
@@ -243,8 +251,34 @@ _AT_LEAST: dict[str, float] = {
 }
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; whole numbers are numbers, and True is none."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in options
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(item, options[0]) for item in value)
+    if options:
+        return any(fits(value, option) for option in options)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def described(hint: Any) -> str:
+    """A field's type in a user's words."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, options))
+    if get_origin(hint) is tuple:
+        return f"a list, each {described(options[0])}"
+    if options:
+        return " or ".join(described(option) for option in options)
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}[hint]
+
+
 def from_values(values: dict[str, Any]) -> Config:
-    """A Config out of names and values, as `GRPO(**values)` has them.
+    """A Config out of names and values, as `GRPO(**values)` has them; `preset` may be among the names.
 
     Raises:
         UserError: a name that is no setting, with the nearest one that is.
@@ -252,11 +286,14 @@ def from_values(values: dict[str, Any]) -> Config:
     from difflib import get_close_matches
 
     names = [f.name for f in fields(Config)]
-    for name in values:
+    own: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "preset"
+    }
+    for name in own:
         if name not in names:
             near = get_close_matches(name, names, n=1)
             raise UserError(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-    return Config(**(preset(values.get("preset")) | values))
+    return Config(**(preset(values.get("preset")) | own))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -281,8 +318,8 @@ def preset(name: str | None) -> dict[str, Any]:
     return {} if name is None else PRESETS[name]
 
 
-def read_yaml(path: Path) -> Config:
-    """The Config that a run was started with.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a file, such as a run's config.yaml.
 
     Raises:
         UserError: no such file, or not the settings of a run.
@@ -297,4 +334,4 @@ def read_yaml(path: Path) -> Config:
         ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings; name a folder that `grpocket train` made")
-    return from_values({name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    return values

@@ -109,6 +109,8 @@ class Reward:
     """Trains. None: no reward could be had, and the row neither trains nor counts in its group."""
     parts: Mapping[str, float | None]
     """Weighted parts by reward name, for people. None: this reward had nothing to say."""
+    penalty: float = 0.0
+    """What leaving the reference costs, 0 or below: it trains with the value, and is no signal of its own."""
 
 
 @dataclass(frozen=True, slots=True)

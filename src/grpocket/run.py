@@ -26,8 +26,16 @@ from .report.metrics import append_lines, rollout_lines, step_metrics
 class RunFolder:
     """Keeps and shows one run."""
 
-    def __init__(self, config: Config, save: Callable[[Path], None], evaluate: Callable[[], Evaluation] | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        num_problems: int,
+        save: Callable[[Path], None],
+        evaluate: Callable[[], Evaluation] | None,
+    ) -> None:
         self.config = config
+        self.num_problems = num_problems
+        self.num_tokens = 0
         self.folder = claim_folder(config)
         self.console = Console(config.steps)
         self.evaluations: list[Evaluation] = []
@@ -39,7 +47,8 @@ class RunFolder:
 
     def start(self) -> TrainState:
         """A fresh start, after a first evaluation."""
-        self.evaluate(0)
+        if self._evaluate:
+            self.evaluate(0)
         return TrainState(self.config.seed)
 
     @contextmanager
@@ -49,19 +58,27 @@ class RunFolder:
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def log(self, state: TrainState, groups: Sequence[Group], update: Mapping[str, float]) -> None:
+    def log(
+        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
+    ) -> None:
         """Keep and show a finished step; evaluate and save where that is due."""
-        metrics = step_metrics(state.step, groups, update, self._seconds)
+        metrics = step_metrics(state.step, [*groups, *dropped], update, self._seconds)
         self._seconds = {}
-        append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values}])
-        append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups))
+        self.num_tokens += int(metrics.values["num_tokens"])
+        last = state.step == self.config.steps
         self.console.step(metrics, self.evaluations[-1].accuracy if self.evaluations else None)
         self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
-        last = state.step == self.config.steps
-        if last or due(state.step, self.config.eval_every):
-            self.evaluate(state.step)
+        more: dict[str, float] = {
+            "epoch": state.cursor / self.num_problems,
+            "num_tokens": self.num_tokens,
+            "extra_groups": len(dropped),
+        }
+        if (last or due(state.step, self.config.eval_every)) and self._evaluate:
+            more["eval/accuracy"] = self.evaluate(state.step).accuracy
+        append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values, **more}])
+        append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups, dropped))
         if last or due(state.step, self.config.save_every):
             self._save(self.folder / self.config.weights_folder)
 
@@ -82,10 +99,9 @@ class RunFolder:
         self.console.say(text)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
 
-    def evaluate(self, step: int) -> None:
+    def evaluate(self, step: int) -> Evaluation:
         """Answer the held-out problems and keep the answers."""
-        if self._evaluate is None:
-            return
+        assert self._evaluate is not None
         start = time.perf_counter()
         result = self._evaluate()
         self.evaluations.append(result)
@@ -105,6 +121,7 @@ class RunFolder:
             f"held-out accuracy at step {step}: {result.accuracy:.3f} "
             f"({sum(result.correct)} of {len(result.answered)} problems, {time.perf_counter() - start:.0f} s)"
         )
+        return result
 
 
 def due(step: int, every: int) -> bool:

@@ -26,7 +26,7 @@ from .evaluate.intervals import Interval, paired_difference
 from .learn import loop
 from .learn.objective import describe
 from .learn.policy import Policy
-from .learn.selfcheck import self_check
+from .learn.selfcheck import bound, self_check
 from .model.loading import load, quiet
 from .records import Group, Problem, Prompt, TrainState, UserError
 from .run import RunFolder
@@ -69,7 +69,7 @@ class GRPO:
     """
 
     def __init__(self, config: Config | None = None, **settings: Any) -> None:
-        self.config = config = config or from_values(settings)
+        self.config = config = from_values(settings) if config is None else replace(config, **settings)
         if config.threads:
             torch.set_num_threads(config.threads)
         loaded = load(config)
@@ -80,6 +80,7 @@ class GRPO:
         self.engine = Engine(self.policy.network, config.row_budget)
         self.rewards = make_rewards(config)
         self.state = TrainState(config.seed)
+        self._checked = False
 
     @classmethod
     def from_run(cls, folder: str | Path, **settings: Any) -> GRPO:
@@ -89,11 +90,12 @@ class GRPO:
             UserError: the folder holds no finished run.
         """
         folder = Path(folder)
-        config = replace(read_yaml(folder / "config.yaml"), **settings)
+        config = from_values(read_yaml(folder / "config.yaml") | settings)
         weights = folder / config.weights_folder
         if not any(weights.glob("*.safetensors")):
             raise UserError(f"{folder}: holds no trained weights yet; let the run finish, or train again")
         trainer = cls(config)
+        trainer.policy.network.keep_untrained()
         trainer.policy.load(weights)
         return trainer
 
@@ -115,7 +117,8 @@ class GRPO:
             gets better, and a negative loss does not.
         """
         problem = as_problem(question, answer, f"step:{self.step_count}")
-        config = replace(self.config, prompts_per_step=1, num_minibatches=1, extra_groups=0)
+        self.check([problem])
+        config = replace(self.config, prompts_per_step=1, num_minibatches=1, extra_groups=0, schedule="constant")
         step = LastStep()
         setup = loop.Setup(
             config, self.policy, self.engine, self.rewards.score, lambda _, s: [(s.cursor, problem)], step
@@ -124,23 +127,42 @@ class GRPO:
         return step.update["loss"]
 
     def train(self, data: Data, eval_data: Data | None = None) -> Result:
-        """Train on `data` for `config.steps` steps, and evaluate on what was held out, before and after."""
-        train, held = self.split(data, eval_data)
+        """Train on `data` for `config.steps` steps, and evaluate on what was held out, before and after.
+
+        A run of its own: it counts its steps from 0 and keeps them in a folder of its own.
+        """
+        train, held = self.split(data, eval_data or self.config.eval_data)
         for problem in (*train, *held):
             self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
-        measure = functools.partial(self.evaluate, held) if held else None
-        run = RunFolder(self.config, self.save, measure)
+        agreement = self.check(train[:2])
+        run = RunFolder(self.config, len(train), self.save, functools.partial(self.evaluate, held) if held else None)
         run.say(self.announce(train, held))
-        run.keep(
-            "objective.txt", describe(self.config, str(self.policy.network.head.weight.dtype).removeprefix("torch."))
-        )
-        mismatch = self_check(self.policy, self.engine, train[:2], refuse=not self.config.correction)
-        run.say(f"self-check: sampler, trainer and the model's own attention agree within {mismatch:.1e} nats a token")
+        dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
+        run.keep("objective.txt", describe(self.config, dtype))
+        run.say(agreement)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
         self.state = loop.train(setup, run.start())
         before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
         return Result(run.folder, before, after)
+
+    def check(self, problems: Sequence[Problem]) -> str:
+        """Compare sampler, trainer and the model's own forward, once; what was found, in one line.
+
+        Where the sampler turns out to be exact, `correction` is switched off: it would only cost a forward.
+
+        Raises:
+            UserError: they differ by more than rounding, and no correction was asked for.
+        """
+        if self._checked:
+            return "self-check: done before"
+        difference = self_check(self.policy, self.engine, problems, corrected=self.config.correction)
+        self._checked = True
+        found = f"self-check: sampler and trainer differ by at most {difference:.1e} nats a token"
+        if self.config.correction and difference <= bound(self.policy):
+            self.config = replace(self.config, correction=False)
+            found += "; correction is switched off, as there is nothing to correct"
+        return found
 
     def split(self, data: Data, eval_data: Data | None = None) -> tuple[Sequence[Problem], Sequence[Problem]]:
         """(train, held-out) problems; no text is on both sides."""
@@ -151,6 +173,19 @@ class GRPO:
         if shared := overlap(problems, held):
             raise UserError(f"{shared} held-out problems are also in the training data; remove them from either")
         return problems, held
+
+    def held_out(self) -> Sequence[Problem]:
+        """The problems that a run with these settings does not train on.
+
+        Raises:
+            UserError: the settings name no data, or nothing is held out.
+        """
+        if self.config.data is None:
+            raise UserError("the run was not given a file to train on; name the problems: grpocket eval RUN DATA.jsonl")
+        _, held = self.split(self.config.data, self.config.eval_data)
+        if not held:
+            raise UserError("the run held no problems out; name some: grpocket eval RUN DATA.jsonl")
+        return held
 
     def announce(self, train: Sequence[Problem], held: Sequence[Problem]) -> str:
         """What is about to happen, for the top of the log."""
@@ -200,7 +235,9 @@ class LastStep:
         """Times nothing."""
         return nullcontext()
 
-    def log(self, state: TrainState, groups: Sequence[Group], update: Mapping[str, float]) -> None:
+    def log(
+        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
+    ) -> None:
         """Keeps what the update said."""
         self.update = update
 
@@ -225,9 +262,9 @@ def as_problem(question: str, answer: str, name: str) -> Problem:
 
 def as_problems(data: Data, config: Config) -> tuple[Problem, ...]:
     """Problems out of a file's path, a MathDataset, (question, answer) pairs, or problems."""
-    if isinstance(data, str | Path):
-        data = MathDataset(data, max_terms=config.max_terms, max_digits=config.max_digits)
     if isinstance(data, MathDataset):
-        return data.problems
+        data = data.path if (config.max_terms or config.max_digits) else data.problems
+    if isinstance(data, str | Path):
+        return MathDataset(data, max_terms=config.max_terms, max_digits=config.max_digits).problems
     items = tuple(data)
     return tuple(p if isinstance(p, Problem) else as_problem(*p, f"pair:{at}") for at, p in enumerate(items, 1))

@@ -46,9 +46,9 @@ def compare(problems: Sequence[Problem], rollouts: Sequence[Sequence[Rollout]], 
     A row without a reward neither trains nor counts in its group. A truncated row that `mask_truncated`
     leaves out of the loss still counts in its group: its reward is a fair sample of the policy's.
     """
-    values = [r.reward.value for group in rollouts for r in group]
-    counted_B = torch.tensor([value is not None for value in values], dtype=torch.bool)
-    rewards_B = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)
+    rewards = [r.reward for group in rollouts for r in group]
+    counted_B = torch.tensor([reward.value is not None for reward in rewards], dtype=torch.bool)
+    rewards_B = torch.tensor([(reward.value or 0.0) + reward.penalty for reward in rewards], dtype=torch.float64)
     group_B = torch.tensor([index for index, group in enumerate(rollouts) for _ in group], dtype=torch.int64)
     found = advantages(rewards_B, group_B, counted_B, config.advantage_baseline, config.advantage_scale)
     of_row = iter(found.tolist())
@@ -74,18 +74,25 @@ def penalise_length(rollouts: Sequence[Rollout], config: Config) -> tuple[Rollou
 
 
 def penalise_kl(policy: Policy, groups: Sequence[Group], config: Config) -> list[tuple[Rollout, ...]]:
-    """The rollouts with kl_coef * KL to the reference, summed over their tokens, taken off the reward."""
-    batches = [pack(parts, policy.network.device) for parts in micro_batches(groups, config.token_budget)]
-    penalties: list[float] = []
-    for batch, reference_T in zip(batches, frozen_logprobs(policy, batches, reference=True), strict=True):
-        kl_T = KL[config.kl](batch.old_logprobs_T, reference_T, batch.mask_T)
-        penalties += (
-            -config.kl_coef * torch.zeros(int(batch.row_T[-1]) + 1).index_add(0, batch.row_T.cpu(), kl_T.cpu())
-        ).tolist()
-    of_row = iter(penalties)
+    """The rollouts with -kl_coef * KL to the reference, summed over their tokens, as the penalty of their reward.
+
+    Both sides come from the same forward, so the KL of an untrained policy is exactly 0 and not rounding,
+    which the division by the group's standard deviation would blow up.
+    """
+    rewarded = [replace(g, trained=tuple(r.reward.value is not None for r in g.rollouts)) for g in groups]
+    batches = [pack(parts, policy.network.device) for parts in micro_batches(rewarded, config.token_budget)]
+    policy_T, reference_T = frozen_logprobs(policy, batches), frozen_logprobs(policy, batches, reference=True)
+    found: list[float] = []
+    for batch, mine, theirs in zip(batches, policy_T, reference_T, strict=True):
+        kl_T = KL[config.kl](mine, theirs, batch.mask_T)
+        found += torch.bincount(batch.row_T, weights=kl_T).tolist()
+    of_row = iter(found)
     return [
-        tuple(with_part(r, "kl", next(of_row)) if t else r for r, t in zip(g.rollouts, g.trained, strict=True))
-        for g in groups
+        tuple(
+            with_penalty(r, -config.kl_coef * next(of_row)) if has else r
+            for r, has in zip(g.rollouts, g.trained, strict=True)
+        )
+        for g in rewarded
     ]
 
 
@@ -95,3 +102,8 @@ def with_part(rollout: Rollout, name: str, value: float) -> Rollout:
     if reward.value is None:
         return rollout
     return replace(rollout, reward=Reward(reward.value + value, {**reward.parts, name: value}))
+
+
+def with_penalty(rollout: Rollout, penalty: float) -> Rollout:
+    """The rollout with this penalty in its reward."""
+    return replace(rollout, reward=replace(rollout.reward, penalty=penalty))

@@ -25,8 +25,10 @@ class Log(Protocol):
         """Time one phase of a step."""
         ...
 
-    def log(self, state: TrainState, groups: Sequence[Group], update: Mapping[str, float]) -> None:
-        """Keep and show a finished step; evaluate and save where that is due."""
+    def log(
+        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
+    ) -> None:
+        """Keep and show a finished step: the groups that were trained, and those dropped for want of signal."""
         ...
 
 
@@ -55,38 +57,34 @@ def train(setup: Setup, state: TrainState) -> TrainState:
 def train_step(setup: Setup, state: TrainState) -> TrainState:
     """One step, and the state after it."""
     setup.policy.set_temperature(temperature(setup.config, state.step))
-    groups, drawn = collect(setup, state)
+    groups, dropped = collect(setup, state)
     with setup.log.timer("learn"):
         update = learn(setup.policy, groups, setup.config, state.step)
-    state = state.advance(drawn)
-    setup.log.log(state, groups, {**update, "extra_groups": drawn - setup.config.prompts_per_step})
+    state = state.advance(len(groups) + len(dropped))
+    setup.log.log(state, groups, dropped, update)
     return state
 
 
-def collect(setup: Setup, state: TrainState) -> tuple[list[Group], int]:
-    """The step's groups, and how many problems were drawn for them.
+def collect(setup: Setup, state: TrainState) -> tuple[list[Group], list[Group]]:
+    """The step's groups, and those that were dropped for others.
 
     Groups without signal are replaced by those of further problems, as far as `extra_groups` goes; what is
     still missing is filled up with the ones without signal, so that a step always has its size.
     """
-    config = setup.config
+    size = setup.config.prompts_per_step
     kept: list[Group] = []
     dull: list[Group] = []
-    drawn, most = 0, config.prompts_per_step + config.extra_groups
-    while len(kept) < config.prompts_per_step and drawn < most:
-        wanted = min(config.prompts_per_step - len(kept), most - drawn)
-        for group in rollout(setup, replace(state, cursor=state.cursor + drawn), wanted):
+    while len(kept) < size and (left := size + setup.config.extra_groups - len(kept) - len(dull)):
+        ahead = replace(state, cursor=state.cursor + len(kept) + len(dull))
+        for group in rollout(setup, ahead, min(size - len(kept), left)):
             (kept if group.has_signal else dull).append(group)
-        drawn += wanted
-    groups = kept + dull[: config.prompts_per_step - len(kept)]
-    if "batch" in (config.advantage_baseline, config.advantage_scale):  # which is the batch that is trained
-        groups = compare([g.problem for g in groups], [g.rollouts for g in groups], config)
-    return groups, drawn
+    missing = size - len(kept)
+    return finish(setup, kept + dull[:missing]), dull[missing:]
 
 
 def rollout(setup: Setup, state: TrainState, count: int) -> list[Group]:
     """Answers to the next `count` problems, scored and compared."""
-    config, policy = setup.config, setup.policy
+    policy = setup.policy
     with setup.log.timer("rollout"):
         drawn = setup.draw(count, state)
         problems = [problem for _, problem in drawn]
@@ -94,7 +92,14 @@ def rollout(setup: Setup, state: TrainState, count: int) -> list[Group]:
         completions = setup.engine.generate(prompts, policy.sampling)
     with setup.log.timer("score"):
         rollouts = score(problems, prompts, completions, policy.decode, setup.reward)
-        groups = compare(problems, [penalise_length(group, config) for group in rollouts], config)
-        if config.kl_coef and config.kl_in == "reward":
-            groups = compare(problems, penalise_kl(policy, groups, config), config)
-    return groups
+        return compare(problems, [penalise_length(group, setup.config) for group in rollouts], setup.config)
+
+
+def finish(setup: Setup, groups: Sequence[Group]) -> list[Group]:
+    """The groups with what depends on the policy, or on which groups are trained together."""
+    config = setup.config
+    rollouts = [group.rollouts for group in groups]
+    if config.kl_coef and config.kl_in == "reward":
+        with setup.log.timer("learn"):
+            rollouts = penalise_kl(setup.policy, groups, config)
+    return compare([group.problem for group in groups], rollouts, config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from ..algo.losses import Clip, clip_stats
+from ..config import Config
 from ..records import Batch
 
 
@@ -29,20 +30,22 @@ class Sums:
         for f in fields(self):
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
-    def metrics(self) -> dict[str, float]:
-        """Means, under the names dashboards know; nothing where no token was run."""
+    def metrics(self, config: Config) -> dict[str, float]:
+        """Means of what these settings have, under the names dashboards know; nothing where no token was run."""
         if not self.tokens:
             return {}
-        return {
-            "entropy": self.entropy / self.tokens,
-            "kl": self.kl / self.tokens,
-            "ratio": self.ratio / self.tokens,
-            "clip_ratio/low_mean": self.clipped_low / self.tokens,
-            "clip_ratio/high_mean": self.clipped_high / self.tokens,
-            "clip_ratio/region_mean": (self.clipped_low + self.clipped_high) / self.tokens,
-            "cispo_clip_ratio": self.capped / self.tokens,
-            "sampling/importance_sampling_ratio/mean": self.correction / self.tokens,
-        }
+        found = {"entropy": self.entropy / self.tokens}
+        if config.loss == "cispo":
+            found["cispo_clip_ratio"] = self.capped / self.tokens
+        elif config.loss != "pg":
+            found["clip_ratio/low_mean"] = self.clipped_low / self.tokens
+            found["clip_ratio/high_mean"] = self.clipped_high / self.tokens
+            found["clip_ratio/region_mean"] = (self.clipped_low + self.clipped_high) / self.tokens
+        if config.kl_coef and config.kl_in == "loss":
+            found["kl"] = self.kl / self.tokens
+        if config.correction:
+            found["sampling/importance_sampling_ratio/mean"] = self.correction / self.tokens
+        return found | {"ratio": self.ratio / self.tokens}
 
 
 @dataclass

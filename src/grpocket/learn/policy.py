@@ -27,7 +27,9 @@ class Policy:
     """
 
     def __init__(self, loaded: Loaded, render: Render, opening: str, config: Config) -> None:
-        self.network = Network(loaded.model, keep_untrained=config.kl_coef > 0)
+        self.network = Network(loaded.model)
+        if config.kl_coef:
+            self.network.keep_untrained()
         self.tokenizer = loaded.tokenizer
         self.context = loaded.context
         self.sampling = Sampling(config.group_size, config.max_new_tokens, loaded.stop_ids, config.temperature)

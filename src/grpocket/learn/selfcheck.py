@@ -20,27 +20,31 @@ BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """Largest difference of one log-prob, in nats, that rounding explains."""
 
 
-def self_check(
-    policy: Policy, engine: Engine, problems: Sequence[Problem], max_new_tokens: int = 8, refuse: bool = True
-) -> float:
-    """The largest |difference| of a log-prob between sampler, trainer and stock forward, in nats.
+def self_check(policy: Policy, engine: Engine, problems: Sequence[Problem], corrected: bool = False) -> float:
+    """The largest |difference| of a log-prob between sampler and trainer, in nats.
+
+    `corrected` allows the sampler any difference, since importance weights will correct it. The trainer has to
+    agree with the model's own forward in any case.
 
     Raises:
-        UserError: unless told not to refuse, when it is more than rounding explains, with both figures.
+        UserError: a difference is more than rounding explains, with both figures.
     """
     prompts = [Prompt(policy.render(problem), key=(0, 0, index)) for index, problem in enumerate(problems)]
-    sampling = replace(
-        policy.sampling, num_samples=2, max_new_tokens=min(max_new_tokens, policy.sampling.max_new_tokens)
-    )
-    worst, bound = 0.0, BOUNDS[policy.network.head.weight.dtype]
+    sampling = replace(policy.sampling, num_samples=2, max_new_tokens=min(8, policy.sampling.max_new_tokens))
+    worst, limit = 0.0, bound(policy)
     for problem, prompt, completions in zip(problems, prompts, engine.generate(prompts, sampling), strict=True):
         rollouts = tuple(Rollout(prompt.token_ids, c, "", Reward(0.0, {})) for c in completions)
         sampled = torch.tensor([x for c in completions for x in c.logprobs])
         trained = trainer_logprobs(policy, Group(problem, rollouts, (1.0, 1.0), (True, True))).cpu()
         stock = torch.cat([policy.stock_logprobs(prompt.token_ids, c.token_ids) for c in completions]).cpu()
-        for name, other in (("trainer", trained), ("stock attention", stock)):
-            worst = max(worst, compare(name, sampled, other, bound if refuse else float("inf")))
+        compare("trainer", trained, "model's own forward", stock, limit)
+        worst = max(worst, compare("sampler", sampled, "trainer", trained, float("inf") if corrected else limit))
     return worst
+
+
+def bound(policy: Policy) -> float:
+    """What rounding explains, in nats, for the precision of the model."""
+    return BOUNDS[policy.network.head.weight.dtype]
 
 
 @torch.no_grad()
@@ -50,13 +54,13 @@ def trainer_logprobs(policy: Policy, group: Group) -> Tensor:
         return policy.logprobs(pack(list(split(group, 1 << 30)), policy.network.device))[0]
 
 
-def compare(name: str, sampled: Tensor, other: Tensor, bound: float) -> float:
+def compare(name: str, logprobs: Tensor, other_name: str, others: Tensor, limit: float) -> float:
     """The largest difference; refuse when it is beyond rounding."""
-    worst = (sampled - other).abs().max().item()
-    if not worst <= bound:
-        at = int((sampled - other).abs().argmax())
+    difference = (logprobs - others).abs()
+    worst, at = difference.max().item(), int(difference.argmax())
+    if not worst <= limit:
         raise UserError(
-            f"self-check: the sampler gives a token log-prob {sampled[at]:.5f}, the {name} {other[at]:.5f}; "
-            f"they may differ by {bound}. This model can't be trained exactly here: use another, or dtype=float32"
+            f"self-check: the {name} gives a token log-prob {logprobs[at]:.5f}, the {other_name} {others[at]:.5f}; "
+            f"they may differ by {limit}. This can't be trained exactly: use another model or engine, or dtype=float32"
         )
     return worst

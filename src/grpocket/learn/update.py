@@ -8,6 +8,7 @@ but the time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -37,8 +38,19 @@ def learn(policy: Policy, groups: Sequence[Group], config: Config, step: int) ->
             totals = count(minibatch, config.max_new_tokens)
             first = None if norms or config.correction else mismatch
             norms.append(optimizer_step(policy, batches, totals, config, rate, sums, first))
-    found = {"loss": sums.loss / len(norms), "grad_norm": sum(norms) / len(norms), "learning_rate": rate}
-    return found | sums.metrics() | mismatch.metrics()
+    applied = [norm for norm in norms if math.isfinite(norm)]
+    found = {"loss": sums.loss / len(norms), "learning_rate": rate, "skipped_steps": float(len(norms) - len(applied))}
+    found["grad_norm"] = sum(applied) / len(applied) if applied else math.nan
+    if config.kl_coef and config.kl_in == "reward":
+        found["kl"] = kl_of_rewards(groups, config)
+    return found | sums.metrics(config) | mismatch.metrics()
+
+
+def kl_of_rewards(groups: Sequence[Group], config: Config) -> float:
+    """The mean KL a token that the rewards were charged for."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    charged = sum(-rollout.reward.penalty for rollout in rollouts) / config.kl_coef
+    return charged / sum(len(rollout.completion.token_ids) for rollout in rollouts)
 
 
 def prepare(policy: Policy, groups: Sequence[Group], config: Config, mismatch: Mismatch) -> list[Batch]:
@@ -109,7 +121,10 @@ def accumulate(policy: Policy, batch: Batch, totals: Totals, config: Config, mis
 
 
 def move(policy: Policy, config: Config, rate: float) -> float:
-    """Clip the gradient, step the optimizer, forget the gradient; its norm before clipping."""
+    """Clip the gradient, step the optimizer, forget the gradient; its norm before clipping.
+
+    A gradient that is not finite is not applied: it would make every weight NaN.
+    """
     parameters = policy.parameters()
     for parameter in parameters:
         if parameter.grad is None:  # nothing had signal: the optimizer's momentum still counts the step
@@ -117,6 +132,7 @@ def move(policy: Policy, config: Config, rate: float) -> float:
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
     for group in policy.optimizer.param_groups:
         group["lr"] = rate
-    policy.optimizer.step()
+    if norm.isfinite():
+        policy.optimizer.step()
     policy.optimizer.zero_grad(set_to_none=True)
     return norm.item()

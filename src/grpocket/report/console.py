@@ -49,7 +49,7 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        names = list(group.rollouts[0].reward.parts)
+        names = list(dict.fromkeys(name for r in group.rollouts for name in r.reward.parts))
         title = Text(f"{printable(group.problem.question)}  (answer: {printable(group.problem.answer)})")
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("answer", ratio=1, max_width=72)
@@ -57,7 +57,7 @@ class Console:
             table.add_column(name, justify="right", no_wrap=True)
         rows = zip(group.rollouts, group.advantages, strict=True)
         for rollout, advantage in sorted(rows, key=lambda row: -row[1]):
-            figures = [*(rollout.reward.parts[n] for n in names), rollout.reward.value]
+            figures = [*(rollout.reward.parts.get(n) for n in names), rollout.reward.value]
             table.add_row(
                 Text(printable(rollout.text)), *("-" if f is None else f"{f:.2f}" for f in figures), f"{advantage:+.2f}"
             )

@@ -1,6 +1,8 @@
 """What a step is remembered by: one line of metrics.jsonl, and its answers in rollouts.jsonl.
 
-The names are those of TRL where the meaning is the same, so that dashboards carry over.
+The names are those of TRL where the meaning is the same, so that dashboards carry over. Two differ on purpose:
+the parts of the reward (`rewards/NAME/mean`) are weighted, so that they add up to the reward; and everything about
+answers counts every answer that was sampled, also of problems dropped for want of signal.
 """
 
 from __future__ import annotations
@@ -22,10 +24,15 @@ def step_metrics(
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     total = sum(seconds.values())
     tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    prompts = sum(len(group.rollouts[0].prompt_ids) for group in groups)
     values = dict(update)
     values |= _rewards(groups) | _parts(rollouts) | _completions(rollouts)
     values |= {f"{name}_seconds": spent for name, spent in seconds.items()}
-    values |= {"step_time": total, "num_tokens": tokens, "tokens_per_second": tokens / total if total else 0.0}
+    values |= {
+        "step_time": total,
+        "num_tokens": tokens + prompts,
+        "tokens_per_second": tokens / total if total else 0.0,
+    }
     return StepMetrics(step, values)
 
 
@@ -65,8 +72,8 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(found) if found else 0.0
 
 
-def rollout_lines(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """One JSON object for each answer of a step."""
+def rollout_lines(step: int, groups: Sequence[Group], dropped: Sequence[Group]) -> list[dict[str, Any]]:
+    """One JSON object for each answer of a step; `trained` is false for those of dropped groups."""
     return [
         {
             "step": step,
@@ -77,11 +84,12 @@ def rollout_lines(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
             "reward": rollout.reward.value,
             "parts": dict(rollout.reward.parts),
             "advantage": advantage,
+            "trained": trained and at < len(groups),
             "tokens": len(rollout.completion.token_ids),
             "finish_reason": rollout.completion.finish_reason,
         }
-        for group in groups
-        for rollout, advantage in zip(group.rollouts, group.advantages, strict=True)
+        for at, group in enumerate([*groups, *dropped])
+        for rollout, advantage, trained in zip(group.rollouts, group.advantages, group.trained, strict=True)
     ]
 
 
