@@ -82,6 +82,12 @@ def test_groups_without_signal_are_counted_but_need_not_be_run():
     torch.testing.assert_close(skipped * 12 / 8, fewer, rtol=1e-5, atol=1e-6 * run.abs().max().item())
 
 
+def test_a_whole_step_counts_the_groups_it_does_not_run():
+    groups = sampled_groups(tiny.policy(stir=0.1))
+    all_three, live = (learn(tiny.policy(stir=0.1), g, tiny.Config(max_new_tokens=12), 0) for g in (groups, groups[:2]))
+    assert all_three["grad_norm"] == pytest.approx(live["grad_norm"] * 8 / 12, rel=1e-4)
+
+
 def test_the_order_of_groups_and_rows_does_not_matter():
     policy = tiny.policy(stir=0.1)
     groups = sampled_groups(policy)
