@@ -87,6 +87,7 @@ def test_evaluation_repeats_to_the_token_and_leaves_training_alone(home):
     data = MathDataset("math_tasks.jsonl")
     one, other = trainer.evaluate(data), trainer.evaluate(data)
     assert [a.text for a in one.answered] == [a.text for a in other.answered]
+    assert [a.text for a in one.answered] == [trainer.sample(question) for question, _ in data]  # greedy
     assert trainer.step_count == 0
 
 
