@@ -152,7 +152,7 @@ def run_trl(options: argparse.Namespace) -> tuple[list[float], list[float]]:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from grpocket.model.loading import embedded_folder
+    from grpocket.model.embedded import embedded_folder
 
     clock, rng = Clock(), random.Random(0)
     generate = PeftModelForCausalLM.generate

@@ -10,7 +10,7 @@ import pytest
 import grpocket
 import tiny
 from grpocket import GPRO, GRPO, MathDataset, UserError
-from grpocket.model.loading import EMBEDDED_FILE
+from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.tasks.rewards import Rewards
 
 README = Path(__file__).parent.parent / "README.md"

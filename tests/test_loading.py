@@ -5,7 +5,8 @@ import torch
 
 import tiny
 from grpocket.config import Config
-from grpocket.model.loading import EMBEDDED_FILE, choose_device, choose_dtype, load, stop_ids
+from grpocket.model.embedded import EMBEDDED_FILE
+from grpocket.model.loading import choose_device, choose_dtype, load, stop_ids
 from grpocket.records import UserError
 
 
