@@ -7,9 +7,9 @@ import torch
 
 import tiny
 from grpocket.engine.engine import Engine, ScriptedEngine
-from grpocket.model.attention import Packed
+from grpocket.model.attention import Packed, shared_prefix
 from grpocket.model.linear import EffectiveWeights, adapter_of, effective_weight, make_product, packing_works
-from grpocket.records import Prompt, Sampling, Segment, shared_prefix
+from grpocket.records import Prompt, Sampling, Segment
 
 SAMPLING = Sampling(num_samples=4, max_new_tokens=10, stop_ids=(tiny.EOS,))
 CHAT = (

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -237,19 +236,3 @@ class Engine(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
         """G completions for each prompt, in the prompts' order."""
         ...
-
-
-class RewardFunction(Protocol):
-    """One-sample form of a reward; other columns of the data set arrive as keywords when it names them."""
-
-    def __call__(self, completion: str, answer: str) -> float | None:
-        """The score of one completion; None when the function does not apply to it."""
-        ...
-
-
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The tokens that every prompt begins with, at least one token of each left over; () for a single prompt."""
-    if len(prompts) < 2:
-        return ()
-    shared = takewhile(lambda column: len(set(column)) == 1, zip(*(p[:-1] for p in prompts), strict=False))
-    return tuple(column[0] for column in shared)

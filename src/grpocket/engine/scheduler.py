@@ -15,7 +15,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..records import Completion, Prompt, Sampling, shared_prefix
+from ..model.attention import shared_prefix
+from ..records import Completion, Prompt, Sampling
 from .cache import BlockCache
 from .sampling import row_keys
 

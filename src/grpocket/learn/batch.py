@@ -15,7 +15,8 @@ from itertools import chain
 import torch
 
 from ..algo.losses import Totals
-from ..records import Batch, Group, Rollout, Segment, shared_prefix
+from ..model.attention import shared_prefix
+from ..records import Batch, Group, Rollout, Segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -147,6 +148,14 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
     """Two pieces over disjoint keys -> attention over all of them, with its log-sum-exp."""
     weight_b = torch.sigmoid(lse_b - lse_a).unsqueeze(-1).to(out_a.dtype)
     return torch.lerp(out_a, out_b, weight_b), torch.logaddexp(lse_a, lse_b)
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The tokens that every prompt begins with, at least one token of each left over; () for a single prompt."""
+    if len(prompts) < 2:
+        return ()
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*(p[:-1] for p in prompts), strict=False))
+    return tuple(column[0] for column in shared)
 
 
 # Training
