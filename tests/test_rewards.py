@@ -181,3 +181,10 @@ def test_unknown_and_missing_rewards_are_refused():
 def test_the_weights_are_the_promised_ones():
     assert WEIGHTS == {"correctness": 1.0, "format": 0.25, "language": 0.10}
     assert REWARDS.keys() == WEIGHTS.keys()
+
+
+def test_a_language_that_is_given_wins_over_the_questions():
+    problem = Problem("p", ({"role": "user", "content": "What is three and four?"},), "7")
+    said = "three and four make seven together"
+    assert Rewards.built_in({"language": 1.0}).score(problem, said).value == 1.0
+    assert Rewards.built_in({"language": 1.0}, language="ru").score(problem, said).value == 0.0

@@ -11,7 +11,7 @@ trainer.save("adapter")
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .config import Config, from_values, read_yaml
+from .config import Config
 from .engine.engine import Engine
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
@@ -30,10 +30,11 @@ from .learn.selfcheck import bound, self_check
 from .model.loading import load, quiet
 from .records import Group, Problem, Prompt, TrainState, UserError
 from .run import RunFolder
+from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
 from .tasks.prompts import PromptStyle, opening, render, render_text
-from .tasks.rewards import REWARDS, Rewards
+from .tasks.rewards import Rewards
 
 Data = str | Path | MathDataset | Iterable[tuple[str, str]] | Sequence[Problem]
 
@@ -78,7 +79,8 @@ class GRPO:
         begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
         self.policy = Policy(loaded, prompt, begun, config)
         self.engine = Engine(self.policy.network, config.row_budget)
-        self.rewards = make_rewards(config)
+        weights = dict(zip(config.rewards, config.reward_weights, strict=True))
+        self.rewards = Rewards.built_in(weights, None if config.language == "auto" else config.language)
         self.state = TrainState(config.seed)
         self._checked = False
 
@@ -240,19 +242,6 @@ class LastStep:
     ) -> None:
         """Keeps what the update said."""
         self.update = update
-
-
-def make_rewards(config: Config) -> Rewards:
-    """The rewards that the settings name, with their weights."""
-    weights = dict(zip(config.rewards, config.reward_weights, strict=True))
-    functions: dict[str, tuple[Callable, float]] = {}
-    for name, weight in weights.items():
-        if name not in REWARDS:
-            raise UserError(f'rewards: "{name}" is not known; use {", ".join(REWARDS)}')
-        functions[name] = (REWARDS[name], weight)
-    if "language" in functions and config.language != "auto":
-        functions["language"] = (functools.partial(REWARDS["language"], language=config.language), weights["language"])
-    return Rewards(functions)
 
 
 def as_problem(question: str, answer: str, name: str) -> Problem:

@@ -11,6 +11,7 @@ caller: a reward that fails must not look like an answer that is wrong.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -76,12 +77,13 @@ class Rewards:
         self._rewards = [(name, f, weight, _wanted(f)) for name, (f, weight) in functions.items()]
 
     @classmethod
-    def built_in(cls, weights: Mapping[str, float] = WEIGHTS) -> Rewards:
-        """The rewards of `REWARDS` that `weights` names."""
+    def built_in(cls, weights: Mapping[str, float] = WEIGHTS, language: str | None = None) -> Rewards:
+        """The rewards of `REWARDS` that `weights` names; answers keep to `language`, or to the question's."""
         unknown = [name for name in weights if name not in REWARDS]
         if unknown:
             raise UserError(f"reward {unknown[0]!r} is not known; use one of {', '.join(REWARDS)}")
-        return cls({name: (REWARDS[name], weight) for name, weight in weights.items()})
+        settled = {"language": functools.partial(language_consistency, language=language)} if language else {}
+        return cls({name: (settled.get(name, REWARDS[name]), weight) for name, weight in weights.items()})
 
     def score(self, problem: Problem, completion_text: str) -> Reward:
         """The weighted parts and their sum; a value of None when no reward had anything to say."""
