@@ -12,6 +12,8 @@ SOURCE = ROOT / "src" / "grpocket"
 ALLOWED = {
     "records": set(),
     "config": {"records"},
+    "settings": {"config", "records"},
+    "flags": {"settings", "config", "records"},
     "algo": {"algo"},
     "model": {"model", "config", "records"},
     "engine": {"engine", "model", "records"},
@@ -20,7 +22,7 @@ ALLOWED = {
     "evaluate": {"evaluate", "tasks", "records"},
     "report": {"report", "records"},
 }
-NO_TORCH = {"records", "config", "tasks", "report", "cli", "evaluate"}
+NO_TORCH = {"records", "config", "tasks", "report", "cli", "flags", "settings", "evaluate"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

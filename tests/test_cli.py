@@ -12,9 +12,10 @@ import yaml
 import tiny
 from grpocket import GRPO
 from grpocket.cli import main
-from grpocket.config import Config, from_values, read_yaml
-from grpocket.model.loading import EMBEDDED_FILE
+from grpocket.config import Config
+from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.records import UserError
+from grpocket.settings import from_values, read_yaml
 
 
 @pytest.fixture

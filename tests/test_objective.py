@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny
-from grpocket.config import PRESETS, Config, from_values
+from grpocket.config import Config
 from grpocket.engine.engine import ScriptedEngine
 from grpocket.learn import loop, update
 from grpocket.learn.batch import count
@@ -17,6 +17,7 @@ from grpocket.learn.objective import describe
 from grpocket.learn.schedule import learning_rate, temperature
 from grpocket.learn.update import learn, prepare
 from grpocket.records import Completion, Reward, Sampling, TrainState, UserError
+from grpocket.settings import PRESETS, from_values
 from test_loop import Recorder, train
 
 LOSSES = ("grpo", "dapo", "dr_grpo", "gspo", "cispo", "pg")
