@@ -128,6 +128,9 @@ class Clock:
     def timer(self, name: str) -> Timer:
         return Timer(self.generation if name == "rollout" else [])
 
+    def say(self, text: str) -> None:
+        print(text)
+
     def log(self, *_: Any) -> None:
         """Nothing is kept."""
 

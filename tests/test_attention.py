@@ -4,10 +4,9 @@ import pytest
 import torch
 
 import tiny
-from grpocket.learn.batch import micro_batches, pack
-from grpocket.model.attention import check_supported, merge, piece
-from grpocket.model.loading import context_length
-from grpocket.records import Completion, UserError
+from grpocket.learn.batch import halves, pack, split
+from grpocket.model.attention import merge, piece
+from grpocket.records import Completion
 
 QUESTIONS = ("the same start 1+2", "the same start 34", "the same start of another")
 
@@ -33,6 +32,10 @@ def plain_logprobs(policy, groups):
     return torch.cat(found)
 
 
+def in_order(groups, limit=10_000):
+    return [part for group in groups for part in split(group, limit)]
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"lora_rank": 0}], ids=str)
 def test_packed_equals_plain_in_value_and_gradient(family, settings):
@@ -43,8 +46,7 @@ def test_packed_equals_plain_in_value_and_gradient(family, settings):
     (plain * upstream).sum().backward()
     wanted = tiny.gradients(policy)
     policy.optimizer.zero_grad()
-    (parts,) = micro_batches(groups, 10_000)
-    batch = pack(parts)
+    batch = pack(in_order(groups))
     assert batch.prefix == len(tiny.encode("the same start "))
     with policy.network.ready():
         packed, _ = policy.logprobs(batch)
@@ -58,11 +60,13 @@ def test_a_row_is_the_same_alone_and_in_any_packing(family):
     policy = tiny.policy(family, stir=0.1)
     groups = made_groups(policy)
     with torch.no_grad(), policy.network.ready():
-        whole = torch.cat([policy.logprobs(pack(parts))[0] for parts in micro_batches(groups, 10_000)])
-        single = torch.cat([policy.logprobs(pack(parts))[0] for parts in micro_batches(groups, 1)])
-        turned = [policy.logprobs(pack(parts))[0] for parts in micro_batches(groups[::-1], 10_000)]
-    torch.testing.assert_close(single, whole, atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.cat(turned).sort()[0], whole.sort()[0], atol=1e-5, rtol=0)
+        whole = policy.logprobs(pack(in_order(groups)))[0]
+        single = [policy.logprobs(pack([part]))[0] for part in in_order(groups, limit=1)]
+        turned = policy.logprobs(pack(in_order(groups[::-1])))[0]
+        halved = [policy.logprobs(half)[0] for half in halves(pack(in_order(groups)))]
+    torch.testing.assert_close(torch.cat(single), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(halved), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned.sort()[0], whole.sort()[0], atol=1e-5, rtol=0)
 
 
 def test_outside_our_hook_the_model_is_as_transformers_made_it():
@@ -82,16 +86,3 @@ def test_merged_pieces_are_attention_over_all_keys():
     left, right = (piece(q, k[:, cut], v[:, cut], 0.25, causal=False) for cut in (slice(0, 5), slice(5, 9)))
     for got, wanted in zip(merge(*left, *right), (whole, lse), strict=True):
         torch.testing.assert_close(got, wanted)
-
-
-def test_models_beyond_plain_causal_attention_are_refused_by_name():
-    config = tiny.base_model("gemma3").config
-    check_supported(config)
-    config.layer_types = ["full_attention", "mamba"]
-    with pytest.raises(UserError, match="mamba"):
-        check_supported(config)
-
-
-def test_a_sliding_window_is_the_longest_a_sequence_may_be():
-    assert context_length(tiny.base_model("gemma3", sliding_window=64)) == 64
-    assert context_length(tiny.base_model("llama")) == 1024

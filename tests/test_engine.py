@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import tiny
-from grpocket.engine.engine import Engine, ScriptedEngine
+from grpocket.engine.engine import Engine, ScriptedEngine, choose_row_budget
 from grpocket.model.attention import Packed, shared_prefix
 from grpocket.model.linear import EffectiveWeights, adapter_of, effective_weight, make_product, packing_works
-from grpocket.records import Prompt, Sampling, Segment
+from grpocket.records import Prompt, Sampling, Segment, UserError
 
 SAMPLING = Sampling(num_samples=4, max_new_tokens=10, stop_ids=(tiny.EOS,))
 CHAT = (
@@ -179,3 +179,42 @@ def test_the_scripted_engine_says_its_script():
     assert [(c.token_ids, c.finish_reason) for c in group] == [((7, 8, 2), "stop")] * 2
     (group,) = engine.generate([Prompt((1,), (0, 0, 0))], Sampling(1, 2, (2,)))
     assert (group[0].token_ids, group[0].finish_reason) == ((7, 8), "length")
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_where_memory_runs_out_fewer_rows_write_the_same(at, monkeypatch):
+    policy = tiny.policy(stir=0.1)
+    prompts = tiny.prompts(*QUESTIONS)
+    wanted = Engine(policy.network, 64).generate(prompts, SAMPLING)
+    engine, calls, hidden = Engine(policy.network, 64), [], policy.network.hidden
+
+    def short(*args):
+        calls.append(1)
+        if len(calls) == at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(*args)
+
+    monkeypatch.setattr(policy.network, "hidden", short)
+    got = engine.generate(prompts, SAMPLING)
+    assert engine.row_budget == 32
+    assert [c.token_ids for g in got for c in g] == [c.token_ids for g in wanted for c in g]
+
+
+def test_samples_of_one_prompt_that_do_not_fit_are_named(monkeypatch):
+    policy = tiny.policy()
+
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(policy.network, "hidden", never)
+    with pytest.raises(UserError, match="lower max_new_tokens or group_size"):
+        tiny.engine(policy).generate(tiny.prompts(*QUESTIONS), SAMPLING)
+
+
+def test_the_number_of_rows_is_chosen_by_the_memory():
+    policy = tiny.policy()
+    engine = Engine(policy.network)
+    engine.generate(tiny.prompts("1"), SAMPLING)
+    assert engine.row_budget == 64
+    huge = replace(SAMPLING, max_new_tokens=1 << 40)
+    assert choose_row_budget(policy.network, huge) == 1

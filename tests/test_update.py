@@ -1,6 +1,8 @@
 """One optimizer step: how it is cut up changes nothing, and what must not train does not."""
 
+import functools
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,12 +11,14 @@ import torch
 import tiny
 from grpocket.algo.losses import Totals
 from grpocket.learn import update
-from grpocket.learn.batch import count, micro_batches, pack, split
+from grpocket.learn.batch import Budget, count, micro_batches, pack, split
 from grpocket.learn.groups import compare, score
+from grpocket.learn.measure import Mismatch
+from grpocket.learn.policy import Policy
 from grpocket.learn.schedule import learning_rate
-from grpocket.learn.update import accumulate, learn
+from grpocket.learn.update import accumulate, learn, prepare, whole_gradient
 from grpocket.model.linear import EffectiveWeights
-from grpocket.records import Completion, Reward, Sampling
+from grpocket.records import Completion, Reward, Sampling, UserError
 
 
 def sampled_groups(policy, rewards=((1.0, 0.0, 0.0, 0.5), (0.2, 0.1, 0.9, 0.0), (1.0, 1.0, 1.0, 1.0))):
@@ -35,7 +39,7 @@ def gradient(policy, groups, token_budget=10_000, live_only=False):
     policy.optimizer.zero_grad()
     losses = []
     with policy.network.ready():
-        for parts in micro_batches(chosen, token_budget):
+        for parts in micro_batches(chosen, Budget(token_budget, token_budget)):
             losses.append(accumulate(policy, pack(parts), totals, config).loss)
     return tiny.gradients(policy).clone(), sum(losses), len(losses)
 
@@ -77,7 +81,7 @@ def test_groups_without_signal_are_counted_but_need_not_be_run():
     groups = sampled_groups(policy)
     assert [g.is_live for g in groups] == [True, True, False]
     run, skipped = gradient(policy, groups)[0], gradient(policy, groups, live_only=True)[0]
-    torch.testing.assert_close(skipped, run, rtol=1e-5, atol=1e-6 * run.abs().max().item())
+    torch.testing.assert_close(skipped, run, rtol=1e-5, atol=3e-6 * run.abs().max().item())
     fewer = gradient(policy, groups[:2])[0]
     torch.testing.assert_close(skipped * 12 / 8, fewer, rtol=1e-5, atol=1e-6 * run.abs().max().item())
 
@@ -179,7 +183,7 @@ def test_the_reported_loss_is_that_of_the_whole_step():
     for budget in (1, 50, 10_000):
         totals, losses = count(groups, 12), 0.0
         with policy.network.ready():
-            for parts in micro_batches(groups, budget):
+            for parts in micro_batches(groups, Budget(budget, budget)):
                 losses += accumulate(policy, pack(parts), totals, tiny.Config(max_new_tokens=12)).loss
         values.add(round(losses, 5))
     assert len(values) == 1
@@ -249,3 +253,118 @@ def test_no_step_ever_holds_the_logits_of_all_tokens(monkeypatch):
     policy = tiny.policy(stir=0.1)
     learn(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
     assert all(len(shape) == 1 for shape in seen)
+
+
+def shortage(calls, at):
+    """A stand-in for policy.logprobs that runs out of memory at its `at`-th call, and once only."""
+
+    def logprobs(self, *args, **kwargs):
+        calls.append(len(args[0].parts))
+        if len(calls) == at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return Policy.logprobs(self, *args, **kwargs)
+
+    return logprobs
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_where_memory_runs_out_the_gradient_is_that_of_smaller_micro_batches(at, monkeypatch):
+    policy = tiny.policy(stir=0.1)
+    groups, config, said, calls = sampled_groups(policy), tiny.Config(max_new_tokens=12, kl_coef=0.1), [], []
+    policy.budget = Budget(40, 10_000)
+    wanted, _ = gradient_of(policy, groups, config, said)
+    assert not said
+    policy.budget = Budget(40, 10_000)
+    batches = prepare(policy, groups, config, Mismatch())
+    assert len(batches) >= 3
+    monkeypatch.setattr(policy, "logprobs", functools.partial(shortage(calls, at), policy))
+    with policy.network.ready():
+        whole_gradient(policy, batches, count(groups, 12), config, said.append)
+    got = tiny.gradients(policy)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6 * wanted.abs().max().item())
+    assert len(said) == 1
+    assert "out of memory" in said[0]
+    assert policy.budget.limit < 10_000
+
+
+def gradient_of(policy, groups, config, said):
+    batches = prepare(policy, groups, config, Mismatch())
+    with policy.network.ready():
+        whole_gradient(policy, batches, count(groups, 12), config, said.append)
+    found = tiny.gradients(policy)
+    policy.optimizer.zero_grad()
+    return found, batches
+
+
+def test_a_single_answer_that_is_too_large_is_named(monkeypatch):
+    policy = tiny.policy(stir=0.1)
+
+    def never(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr(policy, "logprobs", never)
+    with pytest.raises(UserError, match=r"out of memory in the update of a single answer.*max_new_tokens"):
+        learn(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0, say=lambda _: None)
+
+
+def test_another_error_is_not_taken_for_a_shortage(monkeypatch):
+    policy = tiny.policy()
+    monkeypatch.setattr(policy, "logprobs", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learn(policy, sampled_groups(policy), tiny.Config(max_new_tokens=12), 0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_step_that_is_not_finite_leaves_every_weight_and_three_in_a_row_stop(bad, monkeypatch):
+    policy = tiny.policy(stir=0.1)
+    config, said, groups = tiny.Config(max_new_tokens=12), [], sampled_groups(policy)
+    before = [p.detach().clone() for p in policy.parameters()]
+    good = policy.logprobs
+
+    def poisoned(*args, **kwargs):
+        logprobs, entropy = good(*args, **kwargs)
+        return logprobs * bad, entropy
+
+    monkeypatch.setattr(policy, "logprobs", poisoned)
+    for step in range(2):
+        assert learn(policy, groups, config, step, said.append)["skipped_steps"] == 1
+    monkeypatch.setattr(policy, "logprobs", good)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+    assert groups[0].problem.id in said[0]
+    assert learn(policy, groups, config, 2, said.append)["skipped_steps"] == 0
+    monkeypatch.setattr(policy, "logprobs", poisoned)
+    for step in range(2):
+        learn(policy, groups, config, step, said.append)
+    with pytest.raises(UserError, match="3 optimizer steps in a row"):
+        learn(policy, groups, config, 2, said.append)
+
+
+def test_micro_batches_are_balanced_and_the_longest_comes_first():
+    policy = tiny.policy()
+    rng = random.Random(0)
+    (prompt,) = tiny.prompts("a question")
+    lengths = [[rng.randint(2, 60) for _ in range(4)] for _ in range(12)]
+    groups = [
+        tiny.group(prompt, tuple(Completion((5,) * n, (-1.0,) * n, "length") for n in ns), (1.0, -1.0, 0.5, -0.5))
+        for ns in lengths
+    ]
+    cut = micro_batches(groups, Budget(200, 260))
+    sizes = [len(pack(parts).ids[0]) for parts in cut]
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= 260
+    assert min(sizes) >= 0.6 * max(sizes)
+    rows = sorted(len(r.completion.token_ids) for parts in cut for part in parts for r in part.rollouts)
+    assert rows == sorted(n for ns in lengths for n in ns)
+    assert policy.budget.enough <= policy.budget.limit
+
+
+def test_what_all_prompts_begin_with_costs_a_tenth_at_most():
+    prompts = tiny.prompts(*(f"{'the same start ' * 8}{n}" for n in range(20)))
+    groups = [
+        tiny.group(p, tuple(Completion((5,) * 20, (-1.0,) * 20, "length") for _ in range(4)), (1.0, -1.0, 0.5, -0.5))
+        for p in prompts
+    ]
+    cut = micro_batches(groups, Budget(64, 1 << 20))
+    whole = len(pack([part for parts in cut for part in parts]).ids[0])
+    assert sum(len(pack(parts).ids[0]) for parts in cut) < 1.11 * whole
+    assert len(cut) > 1

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.gemma2 import Gemma2Config
 from transformers.models.gemma3 import Gemma3TextConfig
+from transformers.models.lfm2 import Lfm2Config
 from transformers.models.llama import LlamaConfig
 from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
@@ -33,6 +35,10 @@ FAMILIES = {
     "gemma3": Gemma3TextConfig,
     "smollm3": SmolLM3Config,
 }
+
+
+BEYOND = {"gemma2": Gemma2Config, "lfm2": Lfm2Config}
+"""Families that our attention does not compute."""
 
 
 @functools.cache
@@ -69,7 +75,7 @@ def base_model(family: str = "llama", seed: int = 0, **changes: Any) -> Any:
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(FAMILIES[family](**(settings | changes)))
+        return AutoModelForCausalLM.from_config((FAMILIES | BEYOND)[family](**(settings | changes)))
 
 
 def save_model(folder: Path, **changes: Any) -> Path:

@@ -138,10 +138,10 @@ class Config:
     """Where to run: "auto", "cpu", "cuda", "cuda:1"."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time for learning."""
-    token_budget: int = 4096
-    """Tokens in one micro-batch of the update: bounds its memory, never changes the gradient."""
-    row_budget: int = 64
-    """Answers sampled at the same time."""
+    token_budget: int | None = None
+    """Tokens in one micro-batch of the update: bounds its memory, never changes the gradient; chosen if not given."""
+    row_budget: int | None = None
+    """Answers sampled at the same time; chosen by the memory there is when not given."""
     threads: int | None = None
     """CPU threads; the number of physical cores when not given."""
 

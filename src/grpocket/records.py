@@ -147,6 +147,24 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of one group that train together; they share its prompt.
+
+    >>> Part("math.jsonl:1", rollouts=group.rollouts[:2], advantages=(0.7, -0.7))
+    """
+
+    problem: str
+    """The problem's id."""
+    rollouts: tuple[Rollout, ...]
+    advantages: tuple[float, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Length in a packed stream: a completion's last token predicts nothing and is left out."""
+        return len(self.rollouts[0].prompt_ids) + sum(len(r.completion.token_ids) - 1 for r in self.rollouts)
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Where one prompt and the completions that continue it lie in a packed stream.
 
@@ -175,6 +193,8 @@ class Batch:
     tokens, which are predicted.
     """
 
+    parts: tuple[Part, ...]
+    """What was packed, in stream order."""
     ids: torch.Tensor
     """[1, S] int64, the stream."""
     positions: torch.Tensor

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .config import Config
 from .engine.engine import Engine
 from .evaluate.accuracy import Evaluation, evaluate
@@ -27,7 +25,7 @@ from .learn import loop
 from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import bound, self_check
-from .model.loading import load, quiet
+from .model.loading import load, quiet, use_threads
 from .records import Group, Problem, Prompt, TrainState, UserError
 from .run import RunFolder
 from .settings import from_values, read_yaml
@@ -71,8 +69,7 @@ class GRPO:
 
     def __init__(self, config: Config | None = None, **settings: Any) -> None:
         self.config = config = from_values(settings) if config is None else replace(config, **settings)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         loaded = load(config)
         style = PromptStyle(config.system_prompt, config.examples, config.prefill_think)
         prompt = functools.partial(render, tokenizer=loaded.tokenizer, style=style)
@@ -161,6 +158,8 @@ class GRPO:
         difference = self_check(self.policy, self.engine, problems, corrected=self.config.correction)
         self._checked = True
         found = f"self-check: sampler and trainer differ by at most {difference:.1e} nats a token"
+        if reason := self.policy.network.plain:
+            found = f"the model is run on the plain path, which is slower: {reason}\n{found}"
         if self.config.correction and difference <= bound(self.policy):
             self.config = replace(self.config, correction=False)
             found += "; correction is switched off, as there is nothing to correct"
@@ -236,6 +235,10 @@ class LastStep:
     def timer(self, name: str) -> nullcontext[None]:
         """Times nothing."""
         return nullcontext()
+
+    def say(self, text: str) -> None:
+        """Shows a line."""
+        print(text)
 
     def log(
         self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]

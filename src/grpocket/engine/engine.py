@@ -15,31 +15,67 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .. import memory
 from ..model.attention import Plan
 from ..model.network import Network
-from ..records import Completion, Prompt, Sampling
+from ..records import Completion, Prompt, Sampling, UserError
+from . import plain
 from .cache import Decode, Prefill, PrefillPrefix, PrefixCache
 from .sampling import sample, uniform
-from .scheduler import Block, Scheduler
+from .scheduler import Cohort, Scheduler
+
+MOST_ROWS = {"cpu": 64, "cuda": 512}
+"""Rows from which on a decode step takes longer by as much as it writes more."""
+
+
+def choose_row_budget(network: Network, sampling: Sampling) -> int:
+    """Rows whose keys and values fit an eighth of the memory there is, as far as more of them are of use."""
+    row_bytes = network.suffix_bytes * sampling.max_new_tokens
+    return max(1, min(MOST_ROWS[network.device.type], memory.available() // 8 // row_bytes))
 
 
 class Engine:
     """Samples from the very module that is trained."""
 
-    def __init__(self, network: Network, row_budget: int = 64) -> None:
+    def __init__(self, network: Network, row_budget: int | None = None) -> None:
         self.network = network
         self.row_budget = row_budget
+        """Rows decoded at the same time; chosen by the first call when it is None."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
+        """G completions for each prompt, in the prompts' order.
+
+        Where the memory runs out, it is begun again with half the rows: the same samples, since they have names.
+
+        Raises:
+            UserError: one prompt's samples are too large.
+        """
+        if self.network.plain:
+            return plain.generate(self.network, prompts, sampling)
+        budget = self.row_budget = self.row_budget or choose_row_budget(self.network, sampling)
+        try:
+            return self._generate(prompts, sampling, budget)
+        except Exception as error:
+            if not memory.is_shortage(error):
+                raise
+        memory.release()
+        if budget <= sampling.num_samples:
+            raise UserError(
+                f"out of memory while sampling {sampling.num_samples} answers of up to {sampling.max_new_tokens} "
+                "tokens; lower max_new_tokens or group_size, or take a smaller model"
+            )
+        self.row_budget = budget // 2
+        return self.generate(prompts, sampling)
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
-        """G completions for each prompt, in the prompts' order."""
-        schedule = Scheduler(prompts, sampling, self.row_budget)
+    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling, row_budget: int) -> list[tuple[Completion, ...]]:
+        schedule = Scheduler(prompts, sampling, row_budget)
         with self.network.ready():
             prefix = self._read_prefix(schedule.prefix)
             while schedule.unfinished:
-                if admitted := schedule.admit():
+                if cohort := schedule.admit():
                     schedule.record(
-                        admitted, *self._sample(admitted, self._prefill(prefix, admitted, sampling), sampling)
+                        [cohort], *self._sample([cohort], self._prefill(prefix, cohort, sampling), sampling)
                     )
                 if running := schedule.running:
                     schedule.record(running, *self._sample(running, self._decode(prefix, running), sampling))
@@ -51,31 +87,31 @@ class Engine:
             self._hidden([list(ids)], [list(range(len(ids)))], PrefillPrefix(prefix))
         return prefix
 
-    def _prefill(self, prefix: PrefixCache, blocks: Sequence[Block], sampling: Sampling) -> Tensor:
+    def _prefill(self, prefix: PrefixCache, cohort: Cohort, sampling: Sampling) -> Tensor:
         """Read prompts as one stream; hidden states [B, H] that predict the first token of each row."""
-        prompts = [prompt for block in blocks for prompt in block.prompts]
+        prompts = [prompt for block in cohort.blocks for prompt in block.prompts]
         stream = [token for prompt in prompts for token in prompt]
         positions = [prefix.length + at for prompt in prompts for at in range(len(prompt))]
-        plan = Prefill(prefix, [(block.cache, len(block.prompts)) for block in blocks])
+        plan = Prefill(prefix, [(block.cache, len(block.prompts)) for block in cohort.blocks])
         hidden = self._hidden([stream], [positions], plan)[0]
-        for block in blocks:
-            block.cache.start(len(block.rows), sampling.max_new_tokens)
+        cohort.cache.start(cohort.blocks[0].cache.layers, len(cohort.rows), sampling.max_new_tokens)
         last = torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1
         return hidden[last.repeat_interleave(sampling.num_samples)]
 
-    def _decode(self, prefix: PrefixCache, blocks: Sequence[Block]) -> Tensor:
+    def _decode(self, prefix: PrefixCache, cohorts: Sequence[Cohort]) -> Tensor:
         """Feed the token every row wrote last; hidden states [B, H] that predict the next."""
-        ids = [[row.token_ids[-1]] for block in blocks for row in block.rows]
-        positions = [[block.cache.position] for block in blocks for _ in block.rows]
-        plan = Decode(prefix, [(block.cache, len(block.rows)) for block in blocks])
-        hidden = self._hidden(ids, positions, plan)[:, 0]
-        for block in blocks:
-            block.cache.suffix_length += 1
+        blocks = [(block, cohort.cache.length) for cohort in cohorts for block in cohort.blocks]
+        ids = [[row.token_ids[-1]] for block, _ in blocks for row in block.rows]
+        positions = [[prefix.length + block.cache.length + written] for block, written in blocks for _ in block.rows]
+        rows = [(c.cache, [(block.cache, len(block.rows)) for block in c.blocks]) for c in cohorts]
+        hidden = self._hidden(ids, positions, Decode(prefix, rows))[:, 0]
+        for cohort in cohorts:
+            cohort.cache.length += 1
         return hidden
 
-    def _sample(self, blocks: Sequence[Block], hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        keys = torch.cat([block.keys for block in blocks])
-        positions = torch.tensor([len(row.token_ids) for block in blocks for row in block.rows])
+    def _sample(self, cohorts: Sequence[Cohort], hidden: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        keys = torch.cat([cohort.keys for cohort in cohorts])
+        positions = torch.tensor([cohort.cache.length for cohort in cohorts for _ in cohort.rows])
         return sample(self.network.logits(hidden), sampling.temperature, uniform(keys, positions))
 
     def _hidden(self, ids: list[list[int]], positions: list[list[int]], plan: Plan) -> Tensor:

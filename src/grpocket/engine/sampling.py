@@ -57,26 +57,24 @@ def sample(logits: Tensor, temperature: float, uniform_B: Tensor) -> tuple[Tenso
     The log-prob is that of softmax(logits / temperature); for greedy tokens, of softmax(logits).
     """
     logits = logits.float()
-    if temperature > 0:
+    if temperature not in (0, 1):
         logits = logits / temperature
     top, best = logits.max(-1, keepdim=True)
-    masses = (logits - top).exp()
-    tokens = best.squeeze(-1) if temperature == 0 else _inverse_cdf(masses, uniform_B)
-    chosen = (logits - top).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    return tokens, chosen - masses.sum(-1).log()
+    masses = (logits - top).exp_()
+    masses = F.pad(masses, (0, -masses.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    block_ends = masses.sum(-1, dtype=torch.float64).cumsum(-1)
+    tokens = best if temperature == 0 else _inverse_cdf(masses, block_ends, uniform_B.to(logits.device))
+    logprobs = logits.gather(-1, tokens) - top - block_ends[:, -1:].log()
+    return tokens.squeeze(-1), logprobs.squeeze(-1).float()
 
 
-def _inverse_cdf(masses: Tensor, uniform_B: Tensor) -> Tensor:
-    """The first index whose cumulative mass exceeds uniform * total, for masses [B, V]."""
-    padded = F.pad(masses, (0, -masses.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    block_sums = padded.double().sum(-1)
-    block_ends = block_sums.cumsum(-1)
-    target = (uniform_B.to(masses.device) * block_ends[:, -1]).unsqueeze(-1)
+def _inverse_cdf(masses: Tensor, block_ends: Tensor, uniform_B: Tensor) -> Tensor:
+    """The first index [B, 1] whose cumulative mass exceeds uniform * total, for masses [B, N, BLOCK]."""
+    target = uniform_B.unsqueeze(-1) * block_ends[:, -1:]
     block = _first_above(block_ends, target)
-    rest = target - (block_ends - block_sums).gather(-1, block)
-    inside = padded.gather(1, block.unsqueeze(-1).expand(-1, -1, BLOCK)).squeeze(1).double()
-    token = block * BLOCK + _first_above(inside.cumsum(-1), rest)
-    return token.squeeze(-1)
+    before = torch.where(block > 0, block_ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = masses.gather(1, block.unsqueeze(-1).expand(-1, -1, BLOCK)).squeeze(1).double()
+    return block * BLOCK + _first_above(inside.cumsum(-1), target - before)
 
 
 def _first_above(ends: Tensor, target: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..algo.kl import KL
 from ..algo.length import overlong_penalty
 from ..config import Config
 from ..records import Completion, Group, Problem, Prompt, Reward, Rollout
-from .batch import micro_batches, pack
+from .batch import pack, split
 from .policy import Policy
 from .update import frozen_logprobs
 
@@ -80,7 +80,7 @@ def penalise_kl(policy: Policy, groups: Sequence[Group], config: Config) -> list
     which the division by the group's standard deviation would blow up.
     """
     rewarded = [replace(g, trained=tuple(r.reward.value is not None for r in g.rollouts)) for g in groups]
-    batches = [pack(parts, policy.network.device) for parts in micro_batches(rewarded, config.token_budget)]
+    batches = [pack([part], policy.network.device) for group in rewarded for part in split(group, policy.budget.limit)]
     policy_T, reference_T = frozen_logprobs(policy, batches), frozen_logprobs(policy, batches, reference=True)
     found: list[float] = []
     for batch, mine, theirs in zip(batches, policy_T, reference_T, strict=True):

@@ -25,6 +25,10 @@ class Log(Protocol):
         """Time one phase of a step."""
         ...
 
+    def say(self, text: str) -> None:
+        """Show a line."""
+        ...
+
     def log(
         self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
     ) -> None:
@@ -59,7 +63,7 @@ def train_step(setup: Setup, state: TrainState) -> TrainState:
     setup.policy.set_temperature(temperature(setup.config, state.step))
     groups, dropped = collect(setup, state)
     with setup.log.timer("learn"):
-        update = learn(setup.policy, groups, setup.config, state.step)
+        update = learn(setup.policy, groups, setup.config, state.step, setup.log.say)
     state = state.advance(len(groups) + len(dropped))
     setup.log.log(state, groups, dropped, update)
     return state

@@ -15,6 +15,7 @@ from ..model.attention import Packed
 from ..model.loading import Loaded
 from ..model.network import Network, has_adapter
 from ..records import Batch, Problem, Sampling, UserError
+from .batch import choose_budget
 
 Render = Callable[[Problem], tuple[int, ...]]
 
@@ -33,6 +34,9 @@ class Policy:
         self.tokenizer = loaded.tokenizer
         self.context = loaded.context
         self.sampling = Sampling(config.group_size, config.max_new_tokens, loaded.stop_ids, config.temperature)
+        self.budget = choose_budget(config.token_budget, self.network.activation_bytes, self.network.device.type)
+        self.failures = 0
+        """Optimizer steps in a row that were not applied."""
         self._render = render
         self._opening = opening
         self.optimizer = torch.optim.AdamW(
@@ -61,6 +65,7 @@ class Policy:
             UserError: the prompt and the longest answer do not fit the model's context.
         """
         ids = self._render(problem)
+        self.network.expect(len(ids) + self.sampling.max_new_tokens)
         if len(ids) + self.sampling.max_new_tokens > self.context:
             raise UserError(
                 f"problem {problem.id}: its prompt has {len(ids)} tokens, and with "
@@ -80,11 +85,22 @@ class Policy:
 
     def logprobs(self, batch: Batch, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """(logprobs_T, entropy_T) of the batch's completion tokens at the sampling temperature, float32."""
-        hidden = self.network.hidden(batch.ids, batch.positions, Packed(batch.prefix, batch.segments))[0]
         transform = LogitTransform(self.sampling.temperature, self.network.logit_scale, self.network.softcap)
         head = self.network.head
-        states = hidden[batch.source_T]
+        states = self.states(batch)
         return token_logprobs(states, head.weight, batch.target_T, transform, entropy_gradient, project=head)
+
+    def states(self, batch: Batch) -> Tensor:
+        """Hidden states [T, H] that predict the batch's completion tokens."""
+        if not self.network.plain:
+            hidden = self.network.hidden(batch.ids, batch.positions, Packed(batch.prefix, batch.segments))[0]
+            return hidden[batch.source_T]
+        found = []
+        for part in batch.parts:
+            rows = [(r.prompt_ids, r.completion.token_ids) for r in part.rollouts]
+            hidden = self.network.row_hidden([(*prompt, *ids[:-1]) for prompt, ids in rows])
+            found += [h[len(prompt) - 1 :][: len(ids)] for h, (prompt, ids) in zip(hidden, rows, strict=True)]
+        return torch.cat(found)
 
     @torch.no_grad()
     def stock_logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:

@@ -9,26 +9,37 @@ but the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from .. import memory
 from ..algo.correction import importance_weights
 from ..algo.kl import KL
 from ..algo.losses import LOSSES, RATIOS, WEIGHTS, Clip, Totals, masked
 from ..config import Config
-from ..records import Batch, Group
-from .batch import count, micro_batches, pack
+from ..records import Batch, Group, UserError
+from .batch import count, halves, micro_batches, pack
 from .measure import Mismatch, Sums, measure
 from .policy import Policy
 from .schedule import learning_rate
 
+Say = Callable[[str], None]
+"""Shows a line."""
 
-def learn(policy: Policy, groups: Sequence[Group], config: Config, step: int) -> dict[str, float]:
-    """Learn from `groups` in `num_updates` passes; what is to be known of it, by name."""
+FAILURES = 3
+"""Optimizer steps in a row that may come to nothing before the run is stopped."""
+
+
+def learn(policy: Policy, groups: Sequence[Group], config: Config, step: int, say: Say = print) -> dict[str, float]:
+    """Learn from `groups` in `num_updates` passes; what is to be known of it, by name.
+
+    Raises:
+        UserError: the memory does not do for a single answer, or three optimizer steps in a row were not finite.
+    """
     minibatches = [groups[start :: config.num_minibatches] for start in range(config.num_minibatches)]
     sums, mismatch, norms = Sums(), Mismatch(), []
     prepared = [prepare(policy, minibatch, config, mismatch) for minibatch in minibatches]
@@ -36,8 +47,13 @@ def learn(policy: Policy, groups: Sequence[Group], config: Config, step: int) ->
     for _ in range(config.num_updates):
         for minibatch, batches in zip(minibatches, prepared, strict=True):
             totals = count(minibatch, config.max_new_tokens)
-            first = None if norms or config.correction else mismatch
-            norms.append(optimizer_step(policy, batches, totals, config, rate, sums, first))
+            with policy.network.ready():
+                share, compared = whole_gradient(policy, batches, totals, config, say)
+            if not norms and not config.correction:
+                mismatch = compared
+            sums.add(share)
+            norms.append(move(policy, config, rate))
+            guard(policy, batches, norms[-1], say)
     applied = [norm for norm in norms if math.isfinite(norm)]
     found = {"loss": sums.loss / len(norms), "learning_rate": rate, "skipped_steps": float(len(norms) - len(applied))}
     found["grad_norm"] = sum(applied) / len(applied) if applied else math.nan
@@ -57,7 +73,7 @@ def prepare(policy: Policy, groups: Sequence[Group], config: Config, mismatch: M
     """The groups in packed batches, with what stays fixed during the passes over them."""
     everything = bool(config.entropy_coef) or (bool(config.kl_coef) and config.kl_in == "loss")
     chosen = [group for group in groups if group.is_live or everything]
-    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, config.token_budget)]
+    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, policy.budget)]
     if config.correction:
         found = zip(batches, frozen_logprobs(policy, batches), strict=True)
         batches = [corrected(batch, trainer_T, config, mismatch) for batch, trainer_T in found]
@@ -81,24 +97,46 @@ def corrected(batch: Batch, trainer_T: Tensor, config: Config, mismatch: Mismatc
     return replace(batch, old_logprobs_T=trainer_T, correction_T=weights)
 
 
-def optimizer_step(
-    policy: Policy,
-    batches: Sequence[Batch],
-    totals: Totals,
-    config: Config,
-    rate: float,
-    sums: Sums,
-    mismatch: Mismatch | None = None,
-) -> float:
-    """Move the weights once; the gradient's norm before clipping. `sums` and `mismatch` are added to."""
-    with policy.network.ready():
-        for batch in batches:
-            sums.add(accumulate(policy, batch, totals, config, mismatch))
-    return move(policy, config, rate)
+def whole_gradient(
+    policy: Policy, batches: list[Batch], totals: Totals, config: Config, say: Say = print
+) -> tuple[Sums, Mismatch]:
+    """Form the gradient of one optimizer step, in `batches`, and what was measured on the way.
+
+    Where the memory runs out, everything is begun again with `batches` cut in half: the gradient is the same.
+
+    Raises:
+        UserError: a single answer is too large.
+    """
+    while True:
+        sums, mismatch = Sums(), Mismatch()
+        try:
+            for batch in batches:
+                sums.add(accumulate(policy, batch, totals, config, mismatch))
+            return sums, mismatch
+        except Exception as error:
+            if not memory.is_shortage(error):
+                raise
+        policy.optimizer.zero_grad(set_to_none=True)  # what was added up so far
+        memory.release()
+        shrink(policy, batches, say)
+
+
+def shrink(policy: Policy, batches: list[Batch], say: Say) -> None:
+    """Cut every batch in half, and the budget of later ones."""
+    tokens = max(batch.ids.shape[1] for batch in batches)
+    smaller = [half for batch in batches for half in halves(batch)]
+    if len(smaller) == len(batches):
+        raise UserError(
+            f"out of memory in the update of a single answer, {tokens} tokens with its prompt; "
+            "lower max_new_tokens, set gradient_checkpointing=True, or take a smaller model"
+        )
+    policy.budget = policy.budget.below(tokens)
+    batches[:] = smaller
+    say(f"out of memory with {tokens} tokens in a micro-batch; going on with at most {policy.budget.limit}")
 
 
 def accumulate(policy: Policy, batch: Batch, totals: Totals, config: Config, mismatch: Mismatch | None = None) -> Sums:
-    """Add one micro-batch's share of the step's gradient."""
+    """Add one micro-batch's share of the step's gradient; `mismatch` compares the log-probs with the recorded ones."""
     logprobs_T, entropy_T = policy.logprobs(batch, entropy_gradient=bool(config.entropy_coef))
     old, advantages, mask, row = batch.old_logprobs_T, batch.advantages_T, batch.mask_T, batch.row_T
     if mismatch is not None:
@@ -136,3 +174,22 @@ def move(policy: Policy, config: Config, rate: float) -> float:
         policy.optimizer.step()
     policy.optimizer.zero_grad(set_to_none=True)
     return norm.item()
+
+
+def guard(policy: Policy, batches: Sequence[Batch], norm: float, say: Say) -> None:
+    """Count optimizer steps that were not applied because their gradient was not finite.
+
+    Raises:
+        UserError: three in a row.
+    """
+    if math.isfinite(norm):
+        policy.failures = 0
+        return
+    policy.failures += 1
+    problems = ", ".join(dict.fromkeys(part.problem for batch in batches for part in batch.parts))
+    say(f"warning: the gradient is not finite and was not applied; the problems were {problems}")
+    if policy.failures == FAILURES:
+        raise UserError(
+            f"{FAILURES} optimizer steps in a row had a gradient that is not finite, last on {problems}; the weights "
+            "are those of before; lower learning_rate, or use dtype=float32, and resume from the last checkpoint"
+        )

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..records import Segment, UserError
+from ..records import Segment
 
 NAME = "grpocket"
 
@@ -62,19 +62,15 @@ def hooked(model: Any) -> Iterator[None]:
         base.set_attn_implementation(usual)
 
 
-def check_supported(config: Any) -> None:
-    """Refuse models whose attention the plans do not compute.
-
-    Raises:
-        UserError: layers that are not attention, or soft-capped scores.
-    """
+def unsupported(config: Any) -> str | None:
+    """Why the plans do not compute a model's attention; None when they do."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
-        named = ", ".join(sorted(kinds))
-        raise UserError(f'model type "{config.model_type}" has layers of kind {named}, which are not supported')
+        return f"it has layers of kind {', '.join(sorted(kinds))}"
     if getattr(text, "attn_logit_softcapping", None):
-        raise UserError(f'model type "{config.model_type}" caps its attention scores, which is not supported')
+        return "it caps its attention scores"
+    return None
 
 
 # One piece of attention, forward and backward. Query heads that share a key head lie along the length

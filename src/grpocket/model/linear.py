@@ -5,6 +5,9 @@ and training multiply by it. It lives in buffers of our own; the base is never w
 interruption can't corrupt it. On a CPU oneDNN multiplies by weights in its own layout 1.2 to 3 times as
 fast as by plain ones; those functions are private to torch, so they are probed before they are trusted.
 
+Layers that are fed the same tensor (query, key and value; gate and up) are one product, computed when the
+first of them is called and handed out to the others.
+
 The gradients are LoRA's own, with u = x A^T and v = dy B, and no intermediate of the adapter is kept:
 
     dx = dy W + scale * v A        dA = scale * v^T x        dB = scale * dy^T u
@@ -15,9 +18,9 @@ rounded to bfloat16 loses a quarter of itself). They are run as they are, unmerg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +32,9 @@ Product = Callable[[Tensor], Tensor]
 
 ROWS = 32
 """The number of rows that packed weights are laid out for; others work as well."""
+
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of layers that are fed the same tensor, in the order in which they are called."""
 
 
 class Adapter(NamedTuple):
@@ -47,42 +53,98 @@ class EffectiveWeights:
     def __init__(self, model: Any) -> None:
         self.model = model
         # Settled once, with the adapter on: PEFT freezes the adapter's own matrices while it is switched off.
-        foldable = [module for module in model.modules() if is_foldable(module)]
-        inside = {child for module in foldable for child in module.modules()}
-        plain = (module for module in model.modules() if type(module) is nn.Linear and module not in inside)
-        self._plain = [module for module in plain if not module.weight.requires_grad]
-        self._foldable = foldable
-        self._frozen: dict[nn.Module, Product] = {}
-        self._adapted: dict[nn.Module, Product] = {}
+        self._adapted = [Fed(modules) for modules in fed_together(model, is_foldable)]
+        inside = {child for fed in self._adapted for module in fed.modules for child in module.modules()}
+        self._frozen = [Fed(modules) for modules in fed_together(model, lambda m: is_frozen(m) and m not in inside)]
         self._state: tuple[Any, ...] | None = None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Fold in the adapters as they are now; inside, linear layers multiply by the result."""
         self._refresh()
-        products = self._frozen | self._adapted
-        for module, product in products.items():
-            module.forward = forward_of(module, product)
+        everything = [*self._frozen, *self._adapted]
+        for fed in everything:
+            fed.take_over()
         try:
             yield
         finally:
-            for module in products:
-                del module.forward  # the class's own shows again
+            for fed in everything:
+                fed.give_back()
 
-    @torch.no_grad()
     def _refresh(self) -> None:
-        layers = {module: adapter_of(module) for module in self._foldable}
-        state = tuple(adapter and (adapter.a._version, adapter.b._version) for adapter in layers.values())
+        adapters = [adapter_of(module) for fed in self._adapted for module in fed.modules]
+        state = tuple(adapter and (adapter.a._version, adapter.b._version) for adapter in adapters)
         if state == self._state:
             return
-        self._adapted = {}  # freed before it is made anew: there is never a second copy
-        for module, adapter in layers.items():
-            base: Any = module.get_base_layer()
-            self._adapted[module] = make_product(effective_weight(base.weight, adapter), base.bias)
-        for module in self._plain:
-            if module not in self._frozen:
-                self._frozen[module] = make_product(module.weight, module.bias)
+        for fed in self._adapted:
+            fed.form()
+        if self._state is None:
+            for fed in self._frozen:
+                fed.form()
         self._state = state
+
+
+def fed_together(model: Any, chosen: Callable[[Any], bool]) -> list[list[nn.Module]]:
+    """The chosen modules of a model: siblings that are fed the same tensor together, every other one alone."""
+    found = []
+    for parent in model.modules():
+        children = {name: child for name, child in parent.named_children() if chosen(child)}
+        for names in SIBLINGS:
+            if all(name in children for name in names):
+                found.append([children.pop(name) for name in names])
+        found += [[child] for child in children.values()]
+    return found
+
+
+class Fed:
+    """Linear layers that are fed the same tensor, run as one product."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+        self._product: Product | None = None
+        self._input: Tensor | None = None
+        self._outputs: tuple[Tensor, ...] = ()
+
+    @torch.no_grad()
+    def form(self) -> None:
+        """Make the product out of the weights as they are now."""
+        self._product = None  # freed before it is made anew: there is never a second copy
+        bases = [base_of(module) for module in self.modules]
+        self._adapters = [adapter_of(module) for module in self.modules]
+        self._weights = [base.weight for base in bases]
+        self._sizes = [len(weight) for weight in self._weights]
+        effective = [effective_weight(w, a) for w, a in zip(self._weights, self._adapters, strict=True)]
+        biases = [base.weight.new_zeros(len(base.weight)) if base.bias is None else base.bias for base in bases]
+        no_bias = all(base.bias is None for base in bases)
+        weight = effective[0] if len(effective) == 1 else torch.cat(effective)
+        self._product = make_product(weight, None if no_bias else torch.cat(biases))
+
+    def take_over(self) -> None:
+        """Let the modules' forward ask this."""
+        for at, module in enumerate(self.modules):
+            module.forward = functools.partial(self._forward, at)
+
+    def give_back(self) -> None:
+        """Let the modules' own forward show again."""
+        for module in self.modules:
+            del module.forward
+
+    def _forward(self, at: int, x: Tensor) -> Tensor:
+        if x is not self._input:
+            self._input, self._outputs = x, self._multiply(x)
+        output = self._outputs[at]
+        if at == len(self.modules) - 1:
+            self._input, self._outputs = None, ()
+        return output
+
+    def _multiply(self, x: Tensor) -> tuple[Tensor, ...]:
+        assert self._product is not None
+        if not torch.is_grad_enabled():
+            return self._product(x).split(self._sizes, dim=-1)
+        adapters = [adapter for adapter in self._adapters if adapter is not None]
+        matrices = (*(adapter.a for adapter in adapters), *(adapter.b for adapter in adapters))
+        scales = [adapter.scale for adapter in adapters]
+        return _Linear.apply(x, self._product, self._weights, scales, *matrices)  # type: ignore[return-value]
 
 
 def adapter_of(module: Any) -> Adapter | None:
@@ -91,6 +153,16 @@ def adapter_of(module: Any) -> Adapter | None:
         return None
     (name,) = module.active_adapters
     return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+
+
+def base_of(module: Any) -> Any:
+    """The plain linear layer in or behind a module."""
+    return module.get_base_layer() if is_foldable(module) else module
+
+
+def is_frozen(module: Any) -> bool:
+    """Whether a layer is a plain linear one that is not trained."""
+    return type(module) is nn.Linear and not module.weight.requires_grad
 
 
 def is_foldable(module: Any) -> bool:
@@ -114,45 +186,44 @@ def make_product(weight: Tensor, bias: Tensor | None) -> Product:
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-def forward_of(module: Any, product: Product) -> Product:
-    """The layer's forward: the product, with the gradients of input and adapter when they are wanted."""
-    adapter = adapter_of(module)
-    base = module.get_base_layer() if is_foldable(module) else module
-    a, b, scale = adapter or (None, None, 1.0)
-
-    def forward(x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return product(x)
-        return _Linear.apply(x, a, b, base.weight, scale, product)  # type: ignore[return-value]
-
-    return forward
-
-
 class _Linear(torch.autograd.Function):
+    """x, the product, n weights, n scales of LoRA, n A matrices and n B matrices -> n outputs."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, a: Tensor | None, b: Tensor | None, weight: Tensor, scale: float, product: Product
-    ) -> Tensor:
-        ctx.save_for_backward(x if a is not None else None, a, b, weight)
-        ctx.scale = scale
-        return product(x)
+        ctx: Any, x: Tensor, product: Product, weights: Sequence[Tensor], scales: Sequence[float], *matrices: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x if matrices else None, *weights, *matrices)
+        ctx.scales = scales
+        return product(x).split([len(weight) for weight in weights], dim=-1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, a, b, weight = ctx.saved_tensors
-        flat = grad.flatten(0, -2)
-        grad_x = flat @ weight if ctx.needs_input_grad[0] else None
-        grad_a = grad_b = None
-        if a is not None:
-            v, rows = flat @ b, x.flatten(0, -2)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, *saved = ctx.saved_tensors
+        n = len(grads)
+        weights, a_matrices, b_matrices = saved[:n], saved[n : 2 * n], saved[2 * n :]
+        flat = [grad.flatten(0, -2) for grad in grads]
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = flat[0] @ weights[0]
+            for grad, weight in zip(flat[1:], weights[1:], strict=True):
+                grad_x.addmm_(grad, weight)
+        grad_a: Sequence[Tensor] = ()
+        grad_b: Sequence[Tensor] = ()
+        if a_matrices:
+            rows, a = x.flatten(0, -2), torch.cat(a_matrices)
+            ranks = [len(matrix) for matrix in a_matrices]
+            v = torch.cat([(g @ b).mul_(s) for g, b, s in zip(flat, b_matrices, ctx.scales, strict=True)], dim=1)
             if grad_x is not None:
-                grad_x.addmm_(v, a, alpha=ctx.scale)
-            grad_a = (v.T @ rows).mul_(ctx.scale)
-            grad_b = (flat.T @ (rows @ a.T)).mul_(ctx.scale)
-        return None if grad_x is None else grad_x.view(*grad.shape[:-1], -1), grad_a, grad_b, None, None, None
+                grad_x.addmm_(v, a)
+            grad_a = (v.T @ rows).split(ranks)
+            us = (rows @ a.T).split(ranks, dim=1)
+            grad_b = [(g.T @ u).mul_(s) for g, u, s in zip(flat, us, ctx.scales, strict=True)]
+        shaped = None if grad_x is None else grad_x.view(*grads[0].shape[:-1], -1)
+        return shaped, None, None, None, *grad_a, *grad_b
 
 
-@cache
+@functools.cache
 def packing_works() -> bool:
     """Whether oneDNN's packed weights exist here and give the same numbers."""
     x, weight, bias = (torch.linspace(-1, 1, n).view(s) for n, s in ((96, (3, 32)), (512, (16, 32)), (16, (16,))))

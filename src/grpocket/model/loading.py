@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # comes with peft
 import torch
 
 from ..config import EMBEDDED, Config
@@ -56,6 +57,14 @@ def load(config: Config) -> Loaded:
         checkpoint_activations(model)
     model.train()
     return Loaded(model, tokenizer, stop_ids(base, tokenizer), context_length(base))
+
+
+def use_threads(number: int | None) -> None:
+    """Compute with so many threads; by default one for each physical core that this process may use."""
+    if number is None and "OMP_NUM_THREADS" in os.environ:
+        return
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(number or min(usable, psutil.cpu_count(logical=False) or usable))
 
 
 def keep_freed_memory() -> None:
@@ -188,12 +197,5 @@ def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def context_length(model: Any) -> int:
-    """The longest sequence the model can be given, in tokens: its positions, and its sliding window if it has one.
-
-    Within the window sliding attention is full attention, which is what our plans compute.
-    """
-    text = model.config.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None)]
-    if getattr(text, "use_sliding_window", True):
-        limits.append(getattr(text, "sliding_window", None))
-    return min((int(limit) for limit in limits if limit), default=1 << 30)
+    """The longest sequence the model was made for, in tokens."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)

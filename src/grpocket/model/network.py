@@ -7,15 +7,15 @@ to their logits after it is done here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..records import UserError
-from .attention import Plan, check_supported, hooked
+from .attention import Plan, hooked, unsupported
 from .linear import EffectiveWeights
 
 
@@ -34,20 +34,51 @@ class Network:
         if self.head.bias is not None and self.head.weight.requires_grad:
             raise UserError("the output head has a bias, which can't be trained here: use an adapter, lora_rank=16")
         self.weights = EffectiveWeights(model)
-        check_supported(self.lm.config)
         text = self.lm.config.get_text_config()
         self.logit_scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
+        self.plain: str | None = unsupported(self.lm.config)
+        """Why it is run by the model's own forward, without plans: slower, and exact; None: by plans."""
+        self._window: int | None = getattr(text, "sliding_window", None)
+        if not getattr(text, "use_sliding_window", True):
+            self._window = None
+
+    def expect(self, tokens: int) -> None:
+        """Be ready for sequences of so many tokens: beyond a sliding window only the plain path is exact."""
+        if self._window and tokens > self._window and not self.plain:
+            self.plain = (
+                f"a prompt with its answer may have {tokens} tokens, more than its sliding window of {self._window}"
+            )
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device
 
+    @property
+    def activation_bytes(self) -> int:
+        """About what training keeps of one token for the backward pass: every linear layer's input and output."""
+        layers = [
+            m for m in self.backbone.modules() if isinstance(m, nn.Linear) and m.weight.dtype == self.head.weight.dtype
+        ]
+        kept = sum(layer.in_features + layer.out_features for layer in layers) * self.head.weight.element_size()
+        if not self.lm.is_gradient_checkpointing:
+            return kept
+        depth = self.lm.config.get_text_config().num_hidden_layers
+        return kept // depth + depth * self.head.in_features * self.head.weight.element_size()
+
+    @property
+    def suffix_bytes(self) -> int:
+        """Keys and values of one token."""
+        text = self.lm.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return 2 * text.num_hidden_layers * heads * width * self.head.weight.element_size()
+
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Inside this context, with the weights as they are when it is entered, `hidden` may be called."""
-        with hooked(self.model), self.weights.in_use():
+        with nullcontext() if self.plain else hooked(self.model), self.weights.in_use():
             yield
 
     def keep_untrained(self) -> None:
@@ -81,6 +112,12 @@ class Network:
     def hidden(self, ids: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """Hidden states [B, T, H] before the head of ids [B, T] at positions [B, T]."""
         return self.backbone(input_ids=ids, position_ids=positions, use_cache=False, plan=plan).last_hidden_state
+
+    def row_hidden(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states [B, T, H] by the model's own forward; rows are padded behind, where nothing looks back from."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
+        return self.backbone(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., H], as the model's own forward gives them."""
