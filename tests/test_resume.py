@@ -1,15 +1,13 @@
 """A run that was stopped goes on as if it never had been: to the last bit, from every checkpoint."""
 
-import builtins
 import json
 import os
 import pickle
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from grpocket import GRPO, UserError
+from grpocket import GRPO, UserError, run
 from grpocket.cli import main
+from grpocket.learn import loop
 from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.settings import from_values, read_yaml
 from grpocket.tasks.rewards import Rewards
@@ -119,11 +118,11 @@ def test_the_same_seed_is_the_same_run_to_the_last_bit(home):
     assert [row["step"] for row in learned if "eval/accuracy" in row] == [2, 4, 6]
 
 
-@pytest.mark.parametrize("lora_rank", [2, 0])
-def test_resumed_at_any_step_it_equals_the_run_that_never_stopped(home, lora_rank):
+@pytest.mark.parametrize(("lora_rank", "steps"), [(2, range(STEPS + 1)), (0, (0, 3, STEPS))])
+def test_resumed_at_any_step_it_equals_the_run_that_never_stopped(home, lora_rank, steps):
     trainer = train(home / "whole", lora_rank=lora_rank)
     whole = record(home / "whole")
-    for step in range(STEPS + 1):
+    for step in steps:
         run = shutil.copytree(home / "whole", home / f"stopped-{step}")
         shutil.rmtree(run / ("adapter" if lora_rank else "model"))
         for later in (run / "checkpoints").iterdir():
@@ -299,57 +298,145 @@ def test_the_command_line_goes_on_too(home, capsys):
 
 # Signals
 
-SCRIPT = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import torch
-from test_resume import SETTINGS, paid_for_digits
-from grpocket import GRPO
 
-torch.set_num_threads(1)
-run = Path("run")
-settings = SETTINGS | {{"output_dir": "run", "save_every": 4, "keep_checkpoints": 2}}
-trainer = paid_for_digits(GRPO.resume(run) if (run / "config.yaml").exists() else GRPO(**settings))
-slow = trainer.engine.generate
-trainer.engine.generate = lambda *a: time.sleep(0.05) or slow(*a)
-print("ready", flush=True)
-trainer.train("math_tasks.jsonl")
-"""
+def flags(**changes) -> list[str]:
+    """The settings as they are typed."""
+    return [f"--{name}={value}" for name, value in (SETTINGS | changes).items()]
 
 
-def start(home: Path) -> subprocess.Popen:
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGINT), (signal.SIGKILL,)])
-def test_stopped_again_and_again_at_random_moments_it_is_the_same_run(home, numbers):
-    train(home / "whole")
-    moments = random.Random(4)
-    stops = []
-    for _ in range(60):
-        process = start(home)
-        number = moments.choice(numbers)
-        try:
-            out, err = process.communicate(timeout=moments.uniform(0.05, 0.8))
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            out, err = process.communicate(timeout=60)
-        if process.returncode == 0:
-            break
-        stops.append(process.returncode)
-        if number == signal.SIGKILL:
-            assert process.returncode == -9
-        elif "stopped after" in out:  # otherwise it came before the run began
-            assert process.returncode in (143, -signal.SIGINT, 130, 1)
-            assert "go on: grpocket train --resume run" in out
-            newest = max((home / "run" / "checkpoints").glob("??????"))
-            assert f"stopped after step {int(newest.name)} of {STEPS}" in out
-    print(len(stops))
+def test_stopped_again_and_again_at_random_moments_it_is_the_same_run(home):
+    train(home / "whole", save_every=4)
+    script = Path(__file__).parent / "stop_runs.py"
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+    command = [sys.executable, str(script), "4", *(str(int(number)) for number in numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=home)
+    assert done.returncode == 0, done.stderr
+    stops = json.loads(done.stdout)
+    saved = [(number, code) for number, code, said in stops if "go on: grpocket train --resume run" in said]
+    assert all(code == 128 + number for number, code in saved)
+    assert len(stops) >= 4
+    assert saved
     assert_same(record(home / "whole"), record(home / "run"))
+
+
+PHASES = {"sampling": 3, "scoring": 3, "updating": 4, "writing": 3, "evaluating": 3}
+"""The steps that are done when a signal came in that phase, after the results of step 3 were written."""
+
+
+def signalled(phase: str, monkeypatch, *numbers: int) -> tuple[GRPO, list[str]]:
+    """A run that gets signals when the phase begins for the first time after step 3; what was ended after that."""
+    trainer = paid_for_digits(GRPO(**(SETTINGS | {"output_dir": "run", "save_every": 0, "eval_every": 3})))
+    ended = []
+    waiting = list(numbers)
+
+    def watched(name, real):
+        def call(*arguments, **options):
+            begun = Path("run/metrics.jsonl").exists() and len(rows(Path("run/metrics.jsonl"))) == 3
+            if begun and name == phase:
+                while waiting:
+                    os.kill(os.getpid(), waiting.pop(0))
+            result = real(*arguments, **options)
+            ended.extend([name] if not waiting else [])
+            return result
+
+        return call
+
+    monkeypatch.setattr(trainer.engine, "generate", watched("sampling", trainer.engine.generate))
+    monkeypatch.setattr(trainer.rewards, "score", watched("scoring", trainer.rewards.score))
+    monkeypatch.setattr("grpocket.learn.loop.learn", watched("updating", loop.learn))
+    monkeypatch.setattr("grpocket.run.append_lines", watched("writing", run.append_lines))
+    monkeypatch.setattr(trainer, "evaluate", watched("evaluating", trainer.evaluate))
+    return trainer, ended
+
+
+@pytest.mark.parametrize(
+    ("phase", "number"), [*((phase, signal.SIGTERM) for phase in PHASES), ("updating", signal.SIGINT)]
+)
+def test_a_signal_saves_and_stops_without_waiting_for_what_can_be_done_again(home, monkeypatch, capsys, phase, number):
+    train(home / "whole", save_every=0, eval_every=3)
+    before = signal.getsignal(number)
+    trainer, ended = signalled(phase, monkeypatch, number)
+    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt) as stopped:
+        trainer.train("math_tasks.jsonl")
+    assert number == signal.SIGINT or stopped.value.code == 143
+    assert signal.getsignal(number) is before
+    assert ended == {"updating": ["updating", "writing", "writing"], "writing": ["writing"]}.get(phase, [])
+    assert trainer.step_count == PHASES[phase]
+    assert f"stopped after step {PHASES[phase]} of 6; go on: grpocket train --resume run" in capsys.readouterr().out
+    assert [folder.name for folder in (home / "run/checkpoints").iterdir()] == [f"{PHASES[phase]:06d}"]
+    monkeypatch.undo()
+    monkeypatch.setenv("GRPOCKET_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+    go_on(home / "run")
+    assert_same(record(home / "whole"), record(home / "run"))
+
+
+def test_a_second_signal_ends_at_once(home, monkeypatch):
+    trainer, ended = signalled("updating", monkeypatch, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train("math_tasks.jsonl")
+    assert ended == []  # the update was not finished
+    assert not (home / "run" / "checkpoints").exists()
+
+
+def test_signals_are_left_alone_outside_the_main_thread(home):
+    trainer = paid_for_digits(GRPO(**(SETTINGS | {"output_dir": "run", "steps": 1})))
+    thread = threading.Thread(target=trainer.train, args=("math_tasks.jsonl",))
+    thread.start()
+    thread.join()
+    assert trainer.step_count == 1
+
+
+# Nothing hostile, nothing secret
+
+
+def test_a_run_is_trained_saved_and_resumed_without_pickle_and_tells_no_secrets(home, monkeypatch):
+    def refused(*arguments, **options):
+        raise AssertionError("a pickle was read or written")
+
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, refused)
+    monkeypatch.setattr(torch, "load", refused)
+    monkeypatch.setattr(torch, "save", refused)
+    secrets = {"HF_TOKEN": "hf_canaryOne", "WANDB_API_KEY": "canaryTwo", "HUGGING_FACE_HUB_TOKEN": "canaryThree"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ZeroDivisionError):
+        stopping_after(2, home / "run")
+    go_on(home / "run")
+    GRPO.from_run("run")
+    files = [path for path in (home / "run").rglob("*") if path.is_file()]
+    assert len(files) > 20
+    for path in files:
+        assert path.suffix in (".safetensors", ".json", ".jsonl", ".yaml", ".txt", ".md", ".jinja"), path
+        assert not any(value.encode() in path.read_bytes() for value in secrets.values()), path
+
+
+@pytest.mark.parametrize("name", ["model", "data", "eval_data", "output_dir"])
+def test_a_url_with_a_password_is_refused_and_not_repeated(name):
+    with pytest.raises(UserError, match=f"{name}: is a URL with a password") as caught:
+        GRPO(**{name: "https://someone:canary@example.org/a/b"})
+    assert "canary" not in str(caught.value)
+
+
+def test_a_pickle_in_place_of_an_adapter_is_not_read(home):
+    train(home / "run", steps=1)
+    for path in (home / "run" / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    adapter = home / "run" / "adapter"
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(UserError, match="holds no trained weights"):
+        GRPO.from_run("run")
+
+
+def test_a_model_that_brings_its_own_code_is_refused_in_one_line(home):
+    folder = tiny.save_model(home / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for model_type in ("llama", "homemade"):
+        changes = {"model_type": model_type, "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        (folder / "code.py").write_text(f"open({str(home / 'marker')!r}, 'w')")
+        with pytest.raises(UserError, match="cannot be loaded") as caught:
+            GRPO(model=str(folder))
+        assert "\n" not in str(caught.value)
+        assert not (home / "marker").exists()

@@ -151,7 +151,10 @@ def train_help(everything: bool) -> str:
         lines += [f"  --{f.name}{default}", f"      {described[f.name]}"]
     lines += ["", "  --preset NAME", f"      The settings of a paper: {', '.join(PRESETS)}; flags win over them."]
     lines += ["  --config FILE", "      Take the settings of another run from its config.yaml; flags win over them."]
-    lines += ["  --resume RUN", "      Go on with a run that was stopped; what is given beside it is listed as changed."]
+    lines += [
+        "  --resume RUN",
+        "      Go on with a run that was stopped; changes given beside it are listed.",
+    ]
     lines += ["  --allow-changes", "      Go on although settings or problems change what is computed."]
     if not everything:
         lines += ["", "--help-all lists every setting."]

@@ -62,10 +62,8 @@ def stood(folder: Path, config: Config) -> Standing:
     try:
         values = json.loads((found / "state.json").read_text(encoding="utf-8"))
         state = TrainState(*(int(values[name]) for name in ("seed", "step", "cursor")))
-        threads, standing = (
-            int(values["machine"]["threads"]),
-            Standing(folder, state, int(values["num_tokens"]), str(values["data"]), found),
-        )
+        standing = Standing(folder, state, int(values["num_tokens"]), str(values["data"]), found)
+        threads = int(values["machine"]["threads"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{found / 'state.json'}: is not the state of a run ({error!r})") from None
     if config.threads is None and threads != torch.get_num_threads():
@@ -153,5 +151,5 @@ def rewrite(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> None:
 def amend(path: Path, step: int, values: Mapping[str, float]) -> None:
     """Add to what a log says of a step."""
     if path.is_file():
-        texts = (as_line(line | values) if line["step"] == step else text for text, line in lines(path))
+        texts = (as_line({**line, **values}) if line["step"] == step else text for text, line in lines(path))
         replace_text(path, "".join(texts))

@@ -35,7 +35,7 @@ SUFFIXES = (".safetensors", ".json")
 TEMPORARY = ".tmp"
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
     """Why a checkpoint can't be used."""
 
 
@@ -154,7 +154,7 @@ def newest(root: Path, warn: Callable[[str], None]) -> Path | None:
     for folder in reversed(found):
         try:
             verify(folder)
-        except Damaged as error:
+        except DamagedError as error:
             warn(f"warning: {folder} is not used: {error}")
         else:
             return folder
@@ -173,26 +173,26 @@ def verify(folder: Path) -> None:
     """Check that a checkpoint is what was written: no file more, less or other, and no link out of it.
 
     Raises:
-        Damaged: it is not.
+        DamagedError: it is not.
     """
     if folder.is_symlink() or not folder.is_dir():
-        raise Damaged("it is a link, or no folder")
+        raise DamagedError("it is a link, or no folder")
     wanted = manifest_of(folder)["files"]
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     for name in sorted(present | wanted.keys()):
         if Path(name).name != name or Path(name).suffix not in SUFFIXES:
-            raise Damaged(f"{name!r} is nothing that belongs into a checkpoint")
+            raise DamagedError(f"{name!r} is nothing that belongs into a checkpoint")
         if name not in wanted:
-            raise Damaged(f"{name!r} is not in its manifest")
+            raise DamagedError(f"{name!r} is not in its manifest")
         if not wanted[name] or described(folder / name) != wanted[name]:
-            raise Damaged(f"{name!r} is not what was written")
+            raise DamagedError(f"{name!r} is not what was written")
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
     """A checkpoint's manifest.
 
     Raises:
-        Damaged: there is none that can be read.
+        DamagedError: there is none that can be read.
         UserError: a later version of grpocket wrote it.
     """
     path = folder / MANIFEST
@@ -200,7 +200,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         manifest = json.loads("" if path.is_symlink() else path.read_text(encoding="utf-8"))
         number, _ = manifest["format"], manifest["files"].keys()
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise Damaged("its manifest is missing or broken") from None
+        raise DamagedError("its manifest is missing or broken") from None
     if number != FORMAT:
         raise UserError(f"{folder}: has format {number!r}, and this grpocket reads {FORMAT}; install the one it names")
     return manifest
