@@ -25,6 +25,7 @@ usage: grpocket COMMAND ...
 Teach a language model to reason with GRPO, on the machine you have.
 
   train DATA.jsonl       train on questions with known answers
+  train --resume RUN     go on with a run that was stopped
   eval RUN [DATA.jsonl]  base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
   data arithmetic        make arithmetic problems, as JSONL
