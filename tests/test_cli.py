@@ -107,6 +107,16 @@ MISTAKES = {
     "too many": (["data", "arithmetic", "--num", "99999999"], "99999999"),
     "taken folder": (["train", "math_tasks.jsonl", "--output_dir", "taken"], "already holds a run"),
     "config missing": (["train", "--config", "none.yaml"], "none.yaml"),
+    "unknown key in a file": (
+        ["train", "--config", "near.yaml"],
+        "did you mean group_size",
+    ),
+    "wrong type in a file": (["train", "--config", "type.yaml"], "steps='many': must be a whole number"),
+    "code in a file": (["train", "--config", "code.yaml"], "code.yaml: cannot be read"),
+    "no settings in a file": (["train", "--config", "list.yaml"], "list.yaml: holds no settings"),
+    "bytes in a file": (["train", "--config", "bytes.yaml"], "bytes.yaml: cannot be read"),
+    "password in a name": (["train", "math_tasks.jsonl", "--model", "https://me:pw@host/m"], "model: is a URL with"),
+    "no such checkpoint": (["train", "--resume", "nowhere"], "nowhere/config.yaml: cannot be read"),
 }
 
 
@@ -119,6 +129,11 @@ def test_a_mistake_is_one_line_and_exit_code_two(mistake, home, capsys):
     (home / "long.jsonl").write_text(
         "\n".join(json.dumps(r) for r in (row, row | {"question": "c"}, row | {"question": "x" * 2000}))
     )
+    (home / "near.yaml").write_text("grup_size: 4")
+    (home / "type.yaml").write_text("steps: many")
+    (home / "code.yaml").write_text("steps: !!python/object/apply:os.system ['touch marker']")
+    (home / "list.yaml").write_text("- 4")
+    (home / "bytes.yaml").write_bytes(b"model: caf\xe9")
     (home / "taken").mkdir()
     (home / "taken" / "config.yaml").write_text("")
     arguments, wanted = MISTAKES[mistake]
@@ -127,6 +142,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(mistake, home, capsys):
     assert wanted in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+    assert not (home / "marker").exists()
 
 
 def test_made_data_can_be_trained_on(home, capsys):

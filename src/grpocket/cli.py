@@ -25,6 +25,7 @@ usage: grpocket COMMAND ...
 Teach a language model to reason with GRPO, on the machine you have.
 
   train DATA.jsonl       train on questions with known answers
+  train --resume RUN     go on with a run that was stopped
   eval RUN [DATA.jsonl]  base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
   data arithmetic        make arithmetic problems, as JSONL
@@ -34,7 +35,7 @@ grpocket COMMAND --help tells more; --version prints the version.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for a user's mistake."""
+    """Run one command; the exit code is 0, 2 for a user's mistake, 130 or 143 after Ctrl-C or SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else "--help"
     try:
@@ -70,8 +71,8 @@ def find(command: str) -> Callable[[list[str]], None]:
 
 
 def train(arguments: list[str]) -> None:
-    """`grpocket train DATA.jsonl [--SETTING VALUE ...]`"""
-    config = parse_train(arguments)
+    """`grpocket train DATA.jsonl [--SETTING VALUE ...]`, or `grpocket train --resume RUN`"""
+    config, folder, allow_changes = parse_train(arguments)
     if config.data is None:
         raise UserError("train: name a data set, such as `grpocket train math_tasks.jsonl`")
     from .tasks.dataset import MathDataset
@@ -82,7 +83,10 @@ def train(arguments: list[str]) -> None:
     print(data.columns_taken)
     from .trainer import GRPO
 
-    result = GRPO(config).train(data, held)
+    trainer = GRPO.resume(folder, allow_changes, **vars(config)) if folder else GRPO(config)
+    if trainer.step_count >= config.steps > 0:
+        print(f"all {config.steps} steps of this run are done; give it more by --steps")
+    result = trainer.train(data, held)
     if result.before and result.after:
         print(f"held-out accuracy: {result.before.accuracy:.3f} before, {result.after.accuracy:.3f} after")
         print(f"difference on the same {len(result.after.answered)} problems: {result.difference} (95 % interval)")

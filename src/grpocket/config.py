@@ -7,7 +7,9 @@ have a reason to overrule it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -150,8 +152,10 @@ class Config:
     """Evaluate every so many steps as well as before and after; 0: only before and after."""
     show_every: int = 5
     """Show one group as a table every so many steps; 0: never."""
-    save_every: int = 0
-    """Save the adapter every so many steps as well as at the end; 0: only at the end."""
+    save_every: int = 10
+    """Write a checkpoint every so many steps as well as at the end; 0: only at the end."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, the newest ones."""
 
     def __post_init__(self) -> None:
         """Check every value; the message names the field, the value and what would do."""
@@ -165,6 +169,9 @@ class Config:
         for name in ("temperature", "final_temperature", "learning_rate", "max_grad_norm", "lora_alpha", "ratio_cap"):
             if not 0 < (1.0 if getattr(self, name) is None else getattr(self, name)) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)}: must be a number above 0")
+        for name in ("model", "data", "eval_data", "output_dir"):
+            if re.search("://[^/]*@", getattr(self, name) or ""):
+                raise UserError(f"{name}: is a URL with a password in it, which would be kept in the run's folder")
         if self.group_size < 2:
             raise UserError(
                 f"group_size={self.group_size}: a group of one has nothing to compare; use 2 or more (8 is usual)"
@@ -215,6 +222,17 @@ class Config:
         """The ratio's bounds below and above 1, as (clip_low, clip_high)."""
         return self.clip_low, self.clip_low if self.clip_high is None else self.clip_high
 
+    def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
+        """The settings that differ, as {name: (here, there)}."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def computes_otherwise(self, changed: Iterable[str]) -> list[str]:
+        """Those of the changed settings that change what is computed, by more than rounding."""
+        by_plan = self.schedule != "constant" or self.final_temperature is not None
+        free = WITHOUT_EFFECT if by_plan else WITHOUT_EFFECT | {"steps"}
+        return [name for name in changed if name not in free]
+
     def to_yaml(self) -> str:
         """Every setting, as `grpocket train --config` reads it."""
         import yaml
@@ -222,6 +240,13 @@ class Config:
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
+
+WITHOUT_EFFECT = frozenset(
+    {"data", "eval_data", "eval_every", "show_every", "save_every", "keep_checkpoints"}
+    | {"token_budget", "row_budget", "threads", "gradient_checkpointing", "device"}
+)
+"""What may change while a run goes on. Of data only the name: its problems are compared one by one. Where no plan
+depends on the number of steps, that may change too."""
 
 _AT_LEAST: dict[str, float] = {
     "seed": 0,
@@ -245,6 +270,7 @@ _AT_LEAST: dict[str, float] = {
     "eval_every": 0,
     "show_every": 0,
     "save_every": 0,
+    "keep_checkpoints": 1,
     "max_terms": 1,
     "max_digits": 1,
 }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -42,8 +42,17 @@ class Parser(ArgumentParser):
         raise UserError(" ".join(str(message).split()))
 
 
-def parse_train(arguments: list[str]) -> Config:
-    """The settings that the command line gives."""
+class TrainCommand(NamedTuple):
+    """What stands behind `grpocket train`."""
+
+    config: Config
+    resume: str | None
+    """The folder of the run to go on with; `config` is then its settings and what was given beside them."""
+    allow_changes: bool
+
+
+def parse_train(arguments: list[str]) -> TrainCommand:
+    """The settings that the command line gives, and which run they are for."""
     arguments = [normalise(argument) for argument in arguments]
     if "--help" in arguments or "-h" in arguments or "--help_all" in arguments:
         print(train_help(everything="--help_all" in arguments), end="")
@@ -51,7 +60,14 @@ def parse_train(arguments: list[str]) -> Config:
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--data", *arguments]
     check_names(arguments)
+    allow_changes = "--allow_changes" in arguments
+    arguments = [argument for argument in arguments if argument != "--allow_changes"]
+    arguments, folder = taken(arguments, "resume")
     arguments, file = taken(arguments, "config")
+    if folder is not None:
+        if file is not None:
+            raise UserError(f"train: --resume {folder} takes the settings of that run; leave out --config")
+        file = str(Path(folder, "config.yaml"))
     arguments, name = taken(arguments, "preset")
     parser = Parser(exit_on_error=False)
     parser.add_class_arguments(Config)
@@ -60,7 +76,7 @@ def parse_train(arguments: list[str]) -> Config:
         values = parser.parse_args(listed(arguments)).as_dict()
     except ArgumentError as error:
         raise UserError(f"train: {' '.join(str(error).split())}") from None
-    return from_values({f.name: values[f.name] for f in fields(Config)})
+    return TrainCommand(from_values({f.name: values[f.name] for f in fields(Config)}), folder, allow_changes)
 
 
 def taken(arguments: list[str], name: str) -> tuple[list[str], str | None]:
@@ -96,7 +112,7 @@ def normalise(argument: str) -> str:
 
 def check_names(arguments: Sequence[str]) -> None:
     """Refuse a flag that is no setting, with the nearest that is."""
-    names = [*(f.name for f in fields(Config)), "config", "preset", *ALIASES]
+    names = [*(f.name for f in fields(Config)), "config", "preset", "resume", "allow_changes", *ALIASES]
     for argument in arguments:
         name = argument[2:].partition("=")[0]
         if argument.startswith("--") and name not in names:
@@ -135,6 +151,11 @@ def train_help(everything: bool) -> str:
         lines += [f"  --{f.name}{default}", f"      {described[f.name]}"]
     lines += ["", "  --preset NAME", f"      The settings of a paper: {', '.join(PRESETS)}; flags win over them."]
     lines += ["  --config FILE", "      Take the settings of another run from its config.yaml; flags win over them."]
+    lines += [
+        "  --resume RUN",
+        "      Go on with a run that was stopped; changes given beside it are listed.",
+    ]
+    lines += ["  --allow-changes", "      Go on although settings or problems change what is computed."]
     if not everything:
         lines += ["", "--help-all lists every setting."]
     return "\n".join(lines) + "\n"

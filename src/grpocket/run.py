@@ -6,21 +6,32 @@ runs/NAME/
     metrics.jsonl    one line a step
     rollouts.jsonl   one line an answer
     eval.jsonl       one line a held-out problem and evaluation
-    adapter/         what was learned, in PEFT's format
+    checkpoints/     the newest ones; `grpocket train --resume runs/NAME` goes on from there
+    adapter/         what was learned, in PEFT's format, once the run is done
+
+A step is kept before it is evaluated, so that an evaluation that was interrupted costs no step.
 """
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .config import Config
 from .evaluate.accuracy import Evaluation
+from .learn import checkpoint
+from .learn.policy import Policy
 from .records import Group, TrainState, UserError
 from .report.console import Console, teaching_group
 from .report.metrics import append_lines, rollout_lines, step_metrics
+from .resume import Standing, amend
+from .signals import Heed, Interrupted
 
 
 class RunFolder:
@@ -29,58 +40,109 @@ class RunFolder:
     def __init__(
         self,
         config: Config,
+        standing: Standing,
+        evaluations: dict[int, Evaluation],
+        policy: Policy,
         num_problems: int,
-        save: Callable[[Path], None],
         evaluate: Callable[[], Evaluation] | None,
     ) -> None:
         self.config = config
+        self.standing = standing
+        self.evaluations = evaluations
+        self.folder = standing.folder
         self.num_problems = num_problems
-        self.num_tokens = 0
-        self.folder = claim_folder(config)
         self.console = Console(config.steps)
-        self.evaluations: list[Evaluation] = []
-        self._save = save
+        self._policy = policy
         self._evaluate = evaluate
         self._warned = False
         self._seconds: dict[str, float] = {}
-        (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        self._heed = Heed()
+        checkpoint.replace_text(self.folder / "config.yaml", config.to_yaml())
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """Inside this context SIGTERM and Ctrl-C save the run and end it, by exit code 143 or KeyboardInterrupt."""
+        try:
+            with self._heed.signals():
+                yield
+        except Interrupted as asked:
+            self.checkpoint()
+            step, steps = self.standing.state.step, self.config.steps
+            self.say(f"{asked}: stopped after step {step} of {steps}; go on: grpocket train --resume {self.folder}")
+            if asked.number == signal.SIGTERM:
+                raise SystemExit(128 + asked.number) from None
+            raise
 
     def start(self) -> TrainState:
-        """A fresh start, after a first evaluation."""
-        if self._evaluate:
-            self.evaluate(0)
-        return TrainState(self.config.seed)
+        """Where to go on, after the evaluation that is due there."""
+        self._evaluate_when_due()
+        return self.standing.state
+
+    def finish(self) -> None:
+        """Put what was learned where people look for it."""
+        needed = self._policy.checkpoint_bytes
+        self._written(lambda: checkpoint.place(self.folder / self.config.weights_folder, self._policy.save, needed))
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
         """Add the time spent inside to this step's `NAME_seconds`."""
         start = time.perf_counter()
-        yield
+        with self._heed.phase(droppable=name != "learn"):
+            yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def log(
         self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
     ) -> None:
-        """Keep and show a finished step; evaluate and save where that is due."""
+        """Keep and show a finished step; save and evaluate where that is due."""
         metrics = step_metrics(state.step, [*groups, *dropped], update, self._seconds)
         self._seconds = {}
-        self.num_tokens += int(metrics.values["num_tokens"])
-        last = state.step == self.config.steps
-        self.console.step(metrics, self.evaluations[-1].accuracy if self.evaluations else None)
+        num_tokens = self.standing.num_tokens + int(metrics.values["num_tokens"])
+        self.standing = replace(self.standing, state=state, num_tokens=num_tokens, checkpoint=None)
+        latest = next(reversed(self.evaluations.values()), None)
+        self.console.step(metrics, latest.accuracy if latest else None)
         self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
         more: dict[str, float] = {
             "epoch": state.cursor / self.num_problems,
-            "num_tokens": self.num_tokens,
+            "num_tokens": num_tokens,
             "extra_groups": len(dropped),
         }
-        if (last or due(state.step, self.config.eval_every)) and self._evaluate:
-            more["eval/accuracy"] = self.evaluate(state.step).accuracy
         append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values, **more}])
         append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups, dropped))
-        if last or due(state.step, self.config.save_every):
-            self._save(self.folder / self.config.weights_folder)
+        if state.step == self.config.steps or due(state.step, self.config.save_every):
+            self.checkpoint()
+        self._evaluate_when_due()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of where the run stands, unless there is one."""
+        if self.standing.checkpoint is None:
+            root, needed = self.folder / "checkpoints", self._policy.checkpoint_bytes
+            step, keep = self.standing.state.step, self.config.keep_checkpoints
+            self._written(lambda: checkpoint.write(root, step, self._fill, needed, keep))
+            self.standing = replace(self.standing, checkpoint=root / f"{step:06d}")
+
+    def _fill(self, folder: Path) -> None:
+        self._policy.save_weights(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, which is for people
+        self._policy.save_optimizer(folder / "optimizer.safetensors")
+        (folder / "state.json").write_text(self.standing.to_json(), encoding="utf-8")
+
+    def _written(self, write: Callable[[], None]) -> None:
+        """Call what writes; say what to do where it can't."""
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{self.folder}: could not be written to ({error}); about {self._policy.checkpoint_bytes:,} bytes "
+                f"are needed. Make room, then: grpocket train --resume {self.folder}"
+            ) from None
+
+    def _evaluate_when_due(self) -> None:
+        step, every = self.standing.state.step, self.config.eval_every
+        if self._evaluate and step not in self.evaluations and (step in (0, self.config.steps) or due(step, every)):
+            self.evaluate(step)
 
     def _warn_of_truncation(self, share: float) -> None:
         if share > 0.5 and not self._warned:
@@ -103,8 +165,9 @@ class RunFolder:
         """Answer the held-out problems and keep the answers."""
         assert self._evaluate is not None
         start = time.perf_counter()
-        result = self._evaluate()
-        self.evaluations.append(result)
+        with self._heed.phase(droppable=True):
+            result = self._evaluate()
+        self.evaluations[step] = result
         lines = [
             {
                 "step": step,
@@ -116,6 +179,7 @@ class RunFolder:
             }
             for a in result.answered
         ]
+        amend(self.folder / "metrics.jsonl", step, {"eval/accuracy": result.accuracy})
         append_lines(self.folder / "eval.jsonl", lines)
         self.console.say(
             f"held-out accuracy at step {step}: {result.accuracy:.3f} "
@@ -143,6 +207,9 @@ def claim_folder(config: Config) -> Path:
     else:
         folder = Path(config.output_dir)
         if (folder / "config.yaml").exists():
-            raise UserError(f'output_dir="{folder}": already holds a run; give another folder, or remove that one')
+            raise UserError(
+                f'output_dir="{folder}": already holds a run; go on with it by --resume {folder}, '
+                "or give another output_dir"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     return folder

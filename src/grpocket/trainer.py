@@ -22,12 +22,14 @@ from .engine.engine import Engine
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
 from .learn import loop
+from .learn.checkpoint import newest
 from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import bound, self_check
-from .model.loading import load, quiet, use_threads
+from .model.loading import load, use_threads
 from .records import Group, Problem, Prompt, TrainState, UserError
-from .run import RunFolder
+from .resume import Standing, changed_settings, check_data, cut_back, fingerprint, stood
+from .run import RunFolder, claim_folder
 from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
@@ -80,22 +82,48 @@ class GRPO:
         self.rewards = Rewards.built_in(weights, None if config.language == "auto" else config.language)
         self.state = TrainState(config.seed)
         self._checked = False
+        self._stopped: Standing | None = None
+        self._allow_changes = False
 
     @classmethod
     def from_run(cls, folder: str | Path, **settings: Any) -> GRPO:
         """The trained model of a run, with the run's settings.
 
         Raises:
-            UserError: the folder holds no finished run.
+            UserError: the folder holds no run, or one that has kept no weights yet.
         """
         folder = Path(folder)
         config = from_values(read_yaml(folder / "config.yaml") | settings)
         weights = folder / config.weights_folder
         if not any(weights.glob("*.safetensors")):
-            raise UserError(f"{folder}: holds no trained weights yet; let the run finish, or train again")
+            found = newest(folder / "checkpoints", warn=print)
+            if found is None:
+                raise UserError(f"{folder}: holds no trained weights yet; let the run finish, or train again")
+            print(f"{folder}: the run has not finished; these are its weights after step {int(found.name)}")
+            weights = found
         trainer = cls(config)
         trainer.policy.network.keep_untrained()
         trainer.policy.load(weights)
+        return trainer
+
+    @classmethod
+    def resume(cls, folder: str | Path, allow_changes: bool = False, **settings: Any) -> GRPO:
+        """A run that was stopped, as it stood at its newest checkpoint: `train` it with the same data to go on.
+
+        Stopped and resumed it comes to the same as if it had never been stopped, to the last bit on the same
+        machine, unless `settings` are changed. Those that change what is computed need `allow_changes`.
+
+        Raises:
+            UserError: no run is there, a change was not allowed, or no checkpoint can be used.
+        """
+        folder = Path(folder)
+        trainer = cls(changed_settings(folder, settings, allow_changes))
+        trainer._stopped = standing = stood(folder, trainer.config)
+        trainer._allow_changes = allow_changes
+        trainer.state = standing.state
+        if standing.checkpoint:
+            trainer.policy.load(standing.checkpoint)
+            trainer.policy.load_optimizer(standing.checkpoint / "optimizer.safetensors")
         return trainer
 
     @property
@@ -125,25 +153,52 @@ class GRPO:
         self.state = loop.train_step(setup, self.state)
         return step.update["loss"]
 
-    def train(self, data: Data, eval_data: Data | None = None) -> Result:
+    def train(self, data: Data | None = None, eval_data: Data | None = None) -> Result:
         """Train on `data` for `config.steps` steps, and evaluate on what was held out, before and after.
 
-        A run of its own: it counts its steps from 0 and keeps them in a folder of its own.
+        A run of its own: it counts its steps from 0 and keeps them in a folder of its own. Only after `resume`
+        it is the run that was stopped. SIGTERM and Ctrl-C save it first, and then end it.
+
+        Args:
+            data: by default the file that the setting `data` names.
+            eval_data: by default that of `eval_data`, or what is held out of `data`.
         """
+        data = self.config.data if data is None else data
+        if data is None:
+            raise UserError("train: name the problems, as `trainer.train(data)` or by the setting data")
         train, held = self.split(data, eval_data or self.config.eval_data)
         for problem in (*train, *held):
             self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
         agreement = self.check(train[:2])
-        run = RunFolder(self.config, len(train), self.save, functools.partial(self.evaluate, held) if held else None)
+        run = self.open_run(train, held)
         run.say(self.announce(train, held))
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
         run.say(agreement)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
-        self.state = loop.train(setup, run.start())
-        before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
+        try:
+            with run.heeding_signals():
+                loop.train(setup, run.start())
+                run.finish()
+        finally:
+            self.state = run.standing.state
+        evaluations = list(run.evaluations.values())
+        before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
         return Result(run.folder, before, after)
+
+    def open_run(self, train: Sequence[Problem], held: Sequence[Problem]) -> RunFolder:
+        """The folder of a new run; or that of the stopped one, its logs cut back to where it goes on."""
+        data = fingerprint(train, held)
+        evaluations: dict[int, Evaluation] = {}
+        if (standing := self._stopped) is None:
+            standing = Standing(claim_folder(self.config), TrainState(self.config.seed), data=data)
+        else:
+            same = check_data(standing, data, self._allow_changes)
+            evaluations = cut_back(standing.folder, standing.state.step, held if same else ())
+        self._stopped = None
+        evaluate = functools.partial(self.evaluate, held) if held else None
+        return RunFolder(self.config, replace(standing, data=data), evaluations, self.policy, len(train), evaluate)
 
     def check(self, problems: Sequence[Problem]) -> str:
         """Compare sampler, trainer and the model's own forward, once; what was found, in one line.
@@ -217,10 +272,7 @@ class GRPO:
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter in PEFT's format, or the whole model where every weight is trained, and the tokenizer."""
-        only_adapter = {"save_embedding_layers": False} if self.config.lora_rank else {}
-        with quiet():
-            self.model.save_pretrained(str(folder), **only_adapter)
-        self.policy.tokenizer.save_pretrained(str(folder))
+        self.policy.save(Path(folder))
 
 
 GPRO = GRPO

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
-from ..records import Group, Rollout, StepMetrics
+from ..records import Group, Rollout, StepMetrics, UserError
 
 
 def step_metrics(
@@ -94,10 +95,25 @@ def rollout_lines(step: int, groups: Sequence[Group], dropped: Sequence[Group]) 
 
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Append objects to a JSONL file; what is not a finite number becomes null, so that every reader can read it."""
-    with path.open("a", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+    """Append objects to a JSONL file, and put it on the disk.
+
+    Raises:
+        UserError: the file can't be written; the disk may be full.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.writelines(map(as_line, lines))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{path}: could not be written ({error.strerror}); mend that, then: grpocket train --resume {path.parent}"
+        ) from None
+
+
+def as_line(values: Mapping[str, Any]) -> str:
+    """An object as a line; what is not a finite number becomes null, so that every reader can read it."""
+    return json.dumps(_finite(values), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:
