@@ -16,7 +16,7 @@ import pytest
 import tiny
 from grpocket import GRPO, MathDataset, Problem, Sample, UserError
 from grpocket.cli import main
-from grpocket.learn.groups import compare, score
+from grpocket.learn.groups import compare, penalise_length, score, stop_if_none_was_graded
 from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.records import RewardError
 from grpocket.report.metrics import step_metrics
@@ -82,12 +82,12 @@ def test_the_batch_form_gets_the_answers_to_one_problem_at_a_time():
 
 
 def test_a_plain_prompt_in_the_data_makes_plain_texts(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"prompt": "3 + 4?", "solution": "so 7. #### 7"}')
+    (tmp_path / "a.jsonl").write_text('{"prompt": "3 + 4?", "solution": "so\\n#### 7"}')
     (plain,) = MathDataset(tmp_path / "a.jsonl").problems
 
     def batch(prompts, completions, solution, answer):
-        return [float((p, c, s, a) == ("3 + 4?", "x", "so 7. #### 7", "7")) for p, c, s, a in zip(
-            prompts, completions, solution, answer, strict=True)]  # fmt: skip
+        rows = zip(prompts, completions, solution, answer, strict=True)
+        return [float(row == ("3 + 4?", "x", "so\n#### 7", "7")) for row in rows]
 
     assert values(batch, [Sample(plain, "x")]) == [1.0]
     assert values(lambda prompt, completion: float(prompt == "3 + 4?"), [Sample(plain, "x")]) == [1.0]
@@ -241,6 +241,7 @@ def test_functions_are_known_by_what_another_process_can_import(tmp_path, monkey
     function = lambda completion: 1.0  # noqa: E731
     assert name_of(function) == ("<lambda>", function)
     monkeypatch.setattr(my_own.score, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "score", my_own.score, raising=False)
     assert name_of(my_own.score) == ("<score>", my_own.score)
 
 
@@ -302,6 +303,13 @@ def test_a_batch_that_fails_masks_its_group_and_no_other(tmp_path):
     assert (metrics["rewards/batch/errors"], metrics["rewards/batch/timeouts"]) == (2, 0)
 
 
+def test_a_penalty_for_length_loses_no_fault(tmp_path):
+    groups = graded([["raise a", "fine"]], "fails", tmp_path=tmp_path)
+    after = penalise_length(groups[0].rollouts, tiny.Config(max_new_tokens=8, overlong_buffer=8))
+    assert [dict(r.reward.faults) for r in after] == [dict(r.reward.faults) for r in groups[0].rollouts]
+    assert after[1].reward.value < 1.0
+
+
 def test_a_row_needs_all_of_its_rewards(tmp_path):
     groups = graded([["raise", "a", "b"]], "fails", "batch", tmp_path=tmp_path)
     assert [r.reward.value for r in groups[0].rollouts] == [None, None, None]
@@ -361,7 +369,6 @@ def test_one_failing_reward_is_enough_and_two_that_share_the_rows_are_as_well():
     trainer_like = Rewards({"even": (even, 1.0), "odd": (odd, 1.0)}, say=lambda line: None)
     completions = [[tiny.Completion((5,) * n, (0.0,) * n, "stop") for n in (0, 1)]]
     found = score([problem()], tiny.prompts("?"), completions, lambda ids: "x" * len(ids), trainer_like.score)
-    from grpocket.learn.groups import stop_if_none_was_graded
 
     with pytest.raises(RewardError, match=r"reward even: ZeroDivisionError(.|\n)*in even"):
         stop_if_none_was_graded(compare([problem()], found, tiny.Config()))

@@ -227,7 +227,10 @@ def main():
     {ending}
 main()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    # Not its stderr: the worker holds that too, so reading it would wait for what is to be seen.
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path
+    )
     pid = int(done.stdout)
     deadline = time.monotonic() + 15  # killed at once, or by its own alarm after 6 s
     while time.monotonic() < deadline:
