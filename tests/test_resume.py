@@ -20,7 +20,7 @@ from grpocket.cli import main
 from grpocket.learn import loop
 from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.settings import from_values, read_yaml
-from grpocket.tasks.rewards import Rewards
+from grpocket.tasks.scoring import Rewards
 
 PAIRS = [(f"What is {n} + {n + 1}?", str(2 * n + 1)) for n in range(14)]
 STEPS = 6

@@ -1,4 +1,4 @@
-"""The command line: `grpocket train | eval | sample | data`.
+"""The command line: `grpocket train | eval | sample | rewards | data`.
 
 A command is a function with a parser of its own. torch is imported only when a model is needed, so
 that `--help` answers at once. A user's mistake is one line on stderr and exit code 2.
@@ -28,6 +28,7 @@ Teach a language model to reason with GRPO, on the machine you have.
   train --resume RUN     go on with a run that was stopped
   eval RUN [DATA.jsonl]  base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
+  rewards                the built-in rewards, and how to write your own
   data arithmetic        make arithmetic problems, as JSONL
 
 grpocket COMMAND --help tells more; --version prints the version.
@@ -81,9 +82,11 @@ def train(arguments: list[str]) -> None:
     data = MathDataset(config.data, max_terms=config.max_terms, max_digits=config.max_digits)
     held = MathDataset(config.eval_data) if config.eval_data else None
     print(data.columns_taken)
-    from .trainer import GRPO
+    from .trainer import GRPO, rewards_of
 
+    made = rewards_of(config)  # before the model as well
     trainer = GRPO.resume(folder, allow_changes, **vars(config)) if folder else GRPO(config)
+    trainer.rewards = made
     if trainer.step_count >= config.steps > 0:
         print(f"all {config.steps} steps of this run are done; give it more by --steps")
     result = trainer.train(data, held)
@@ -140,7 +143,31 @@ def sample(arguments: list[str]) -> None:
         print(f"trained: {printable(trainer.sample(options.question))}")
 
 
-# data
+# rewards, data
+
+
+def rewards(arguments: list[str]) -> None:
+    """`grpocket rewards`"""
+    parser = Parser(prog="grpocket rewards", description="The built-in rewards, and how to write your own.")
+    parser.parse_args(arguments)
+    from .tasks.rewards import REWARDS, WEIGHTS
+
+    width = max(map(len, REWARDS))
+    print(f"{'built in':{width}}  weight  what it pays")
+    for name, function in REWARDS.items():
+        pays = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+        print(f"{name:{width}}  {WEIGHTS.get(name, '-')!s:6}  {pays}")
+    print(f"\n{OWN_REWARDS}", end="")
+
+
+OWN_REWARDS = """\
+Your own, with --reward my_rewards.py:score --reward_weights 1.0, in either form; both get any column they name:
+
+  def score(completion, answer) -> float: ...          one answer; also question, prompt
+  def score(prompts, completions, **columns) -> list: ...  TRL's form: all answers to one problem
+
+A number for each answer, or None where there is nothing to say. docs/rewards.md tells how to write and test one.
+"""
 
 
 def data(arguments: list[str]) -> None:
@@ -171,7 +198,13 @@ def span(name: str, text: str) -> tuple[int, int]:
         raise UserError(f'--{name} "{text}": give a number such as 2, or a range such as 2-3') from None
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "eval": evaluate, "sample": sample, "data": data}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "eval": evaluate,
+    "sample": sample,
+    "rewards": rewards,
+    "data": data,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

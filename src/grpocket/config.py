@@ -69,9 +69,11 @@ class Config:
 
     # Rewards
     rewards: tuple[str, ...] = ("correctness", "format", "language")
-    """Reward functions by name."""
+    """Reward functions: built-in ones by name, your own as FILE.py:FUNCTION; `grpocket rewards` tells more."""
     reward_weights: tuple[float, ...] = (1.0, 0.25, 0.10)
     """The weight of each reward, in the same order."""
+    reward_timeout: float = 10.0
+    """Seconds that one call of a reward function of your own may take before its process is replaced."""
     language: str = "auto"
     """Language that answers should keep to, such as "en" or "zh"; "auto": the question's."""
 
@@ -166,7 +168,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"{name}={value}: must be at least {least}")
-        for name in ("temperature", "final_temperature", "learning_rate", "max_grad_norm", "lora_alpha", "ratio_cap"):
+        for name in _ABOVE_ZERO:
             if not 0 < (1.0 if getattr(self, name) is None else getattr(self, name)) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)}: must be a number above 0")
         for name in ("model", "data", "eval_data", "output_dir"):
@@ -202,6 +204,8 @@ class Config:
             )
         if not 0 <= self.examples <= 2:
             raise UserError(f"examples={self.examples}: there are 2 worked examples; use 0, 1 or 2")
+        if len(set(self.rewards)) < len(self.rewards):
+            raise UserError(f"rewards={self.rewards}: holds a reward twice; give it once, with another weight")
         if len(self.rewards) != len(self.reward_weights):
             raise UserError(
                 f"reward_weights has {len(self.reward_weights)} values for {len(self.rewards)} rewards; give one each"
@@ -248,6 +252,10 @@ WITHOUT_EFFECT = frozenset(
 """What may change while a run goes on. Of data only the name: its problems are compared one by one. Where no plan
 depends on the number of steps, that may change too."""
 
+_ABOVE_ZERO = (
+    *("temperature", "final_temperature", "learning_rate", "max_grad_norm", "lora_alpha", "ratio_cap"),
+    "reward_timeout",
+)
 _AT_LEAST: dict[str, float] = {
     "seed": 0,
     "steps": 0,

@@ -19,7 +19,8 @@ from .settings import PRESETS, from_values, preset, read_yaml
 
 EVERYDAY = (
     *("model", "eval_data", "output_dir", "seed", "steps", "prompts_per_step", "group_size", "max_new_tokens"),
-    *("temperature", "examples", "loss", "learning_rate", "lora_rank", "eval_every", "show_every"),
+    *("temperature", "examples", "rewards", "reward_weights", "loss", "learning_rate", "lora_rank"),
+    *("eval_every", "show_every"),
 )
 """The settings that `--help` shows; `--help-all` shows every one."""
 
@@ -30,8 +31,10 @@ ALIASES = {
     "num_iterations": "num_updates",
     "epsilon": "clip_low",
     "epsilon_high": "clip_high",
+    "reward_funcs": "rewards",
+    "reward": "rewards",
 }
-"""Names that TRL uses for the same thing."""
+"""Names that TRL uses for the same thing; and one is a reward."""
 
 
 class Parser(ArgumentParser):
@@ -122,21 +125,21 @@ def check_names(arguments: Sequence[str]) -> None:
 
 
 def listed(arguments: Sequence[str]) -> list[str]:
-    """`--rewards a b` and `--rewards a,b` as the parser wants lists: `--rewards [a,b]`."""
-    lists = {f"--{f.name}" for f in fields(Config) if str(f.type).startswith("tuple")}
+    """`--rewards a b`, `--rewards a,b` and `--rewards a --rewards b` as the parser wants lists: `--rewards [a,b]`."""
+    lists: dict[str, list[str]] = {f"--{f.name}": [] for f in fields(Config) if str(f.type).startswith("tuple")}
     found: list[str] = []
-    waiting = iter([*arguments, "--"])
-    argument = next(waiting)
-    while argument != "--":
-        found.append(argument)
-        argument = next(waiting)
-        if found[-1] in lists:
-            values = []
-            while not argument.startswith("--"):
-                values.append(argument.strip("[]"))
-                argument = next(waiting)
-            found.append(f"[{','.join(values)}]")
-    return found
+    into = found
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in lists:
+            into = lists[name]
+            into += [value.strip("[]")] if equals else []
+        elif argument.startswith("--"):
+            into = found
+            into.append(argument)
+        else:
+            into.append(argument if into is found else argument.strip("[]"))
+    return [*found, *(part for name, values in lists.items() if values for part in (name, f"[{','.join(values)}]"))]
 
 
 def train_help(everything: bool) -> str:

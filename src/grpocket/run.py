@@ -27,7 +27,7 @@ from .config import Config
 from .evaluate.accuracy import Evaluation
 from .learn import checkpoint
 from .learn.policy import Policy
-from .records import Group, TrainState, UserError
+from .records import Group, StoppedError, TrainState, UserError
 from .report.console import Console, teaching_group
 from .report.metrics import append_lines, rollout_lines, step_metrics
 from .resume import Standing, amend
@@ -60,18 +60,27 @@ class RunFolder:
         checkpoint.replace_text(self.folder / "config.yaml", config.to_yaml())
 
     @contextmanager
-    def heeding_signals(self) -> Iterator[None]:
-        """Inside this context SIGTERM and Ctrl-C save the run and end it, by exit code 143 or KeyboardInterrupt."""
+    def kept_whole(self) -> Iterator[None]:
+        """Inside this context whatever ends the run saves it first.
+
+        SIGTERM ends it with exit code 143, Ctrl-C with KeyboardInterrupt.
+        """
         try:
             with self._heed.signals():
                 yield
         except Interrupted as asked:
-            self.checkpoint()
-            step, steps = self.standing.state.step, self.config.steps
-            self.say(f"{asked}: stopped after step {step} of {steps}; go on: grpocket train --resume {self.folder}")
+            self._leave(str(asked))
             if asked.number == signal.SIGTERM:
                 raise SystemExit(128 + asked.number) from None
             raise
+        except StoppedError:
+            self._leave("error")
+            raise
+
+    def _leave(self, why: str) -> None:
+        self.checkpoint()
+        step, steps = self.standing.state.step, self.config.steps
+        self.say(f"{why}: stopped after step {step} of {steps}; go on: grpocket train --resume {self.folder}")
 
     def start(self) -> TrainState:
         """Where to go on, after the evaluation that is due there."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
 from .tasks.prompts import PromptStyle, opening, render, render_text
-from .tasks.rewards import Rewards
+from .tasks.rewards import RewardCallable
+from .tasks.scoring import Rewards, name_of
 
 Data = str | Path | MathDataset | Iterable[tuple[str, str]] | Sequence[Problem]
 
@@ -63,13 +64,16 @@ class GRPO:
     """A language model that learns by Group Relative Policy Optimization.
 
     Takes every field of `Config` by name: `GRPO(model="...", group_size=8)`. Without a model it is the
-    embedded one.
+    embedded one. Among `rewards` functions may be given as they are: `GRPO(rewards=["format", my_function], ...)`.
 
     Raises:
         UserError: a setting or a model that will not do, in one line.
     """
 
     def __init__(self, config: Config | None = None, **settings: Any) -> None:
+        named = dict(map(name_of, settings.get("rewards", ())))
+        settings |= {"rewards": tuple(named)} if named else {}
+        self._functions = {name: function for name, function in named.items() if function}
         self.config = config = from_values(settings) if config is None else replace(config, **settings)
         use_threads(config.threads)
         loaded = load(config)
@@ -78,8 +82,6 @@ class GRPO:
         begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
         self.policy = Policy(loaded, prompt, begun, config)
         self.engine = Engine(self.policy.network, config.row_budget)
-        weights = dict(zip(config.rewards, config.reward_weights, strict=True))
-        self.rewards = Rewards.built_in(weights, None if config.language == "auto" else config.language)
         self.state = TrainState(config.seed)
         self._checked = False
         self._stopped: Standing | None = None
@@ -126,6 +128,11 @@ class GRPO:
             trainer.policy.load_optimizer(standing.checkpoint / "optimizer.safetensors")
         return trainer
 
+    @functools.cached_property
+    def rewards(self) -> Rewards:
+        """What answers earn. Made when it is first needed: sampling and evaluating do without."""
+        return rewards_of(self.config, self._functions)
+
     @property
     def step_count(self) -> int:
         """Steps taken."""
@@ -145,6 +152,7 @@ class GRPO:
         """
         problem = as_problem(question, answer, f"step:{self.step_count}")
         self.check([problem])
+        self.rewards.check([problem])
         config = replace(self.config, prompts_per_step=1, num_minibatches=1, extra_groups=0, schedule="constant")
         step = LastStep()
         setup = loop.Setup(
@@ -167,6 +175,7 @@ class GRPO:
         if data is None:
             raise UserError("train: name the problems, as `trainer.train(data)` or by the setting data")
         train, held = self.split(data, eval_data or self.config.eval_data)
+        self.rewards.check(train)
         for problem in (*train, *held):
             self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
         agreement = self.check(train[:2])
@@ -175,10 +184,12 @@ class GRPO:
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
         run.say(agreement)
+        if loose := self.rewards.unguarded:
+            run.say(f"rewards {', '.join(loose)}: no other process can import them; they run here, without a time-out")
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
         try:
-            with run.heeding_signals():
+            with run.kept_whole(), closing(self.rewards):
                 loop.train(setup, run.start())
                 run.finish()
         finally:
@@ -297,6 +308,17 @@ class LastStep:
     ) -> None:
         """Keeps what the update said."""
         self.update = update
+
+
+def rewards_of(config: Config, functions: Mapping[str, RewardCallable] | None = None) -> Rewards:
+    """The rewards that the settings name; `functions` are those that only this process has.
+
+    Raises:
+        UserError: one of them can't be had or can't be called.
+    """
+    weights = dict(zip(config.rewards, config.reward_weights, strict=True))
+    language = None if config.language == "auto" else config.language
+    return Rewards.named(weights, language, config.reward_timeout, functions)
 
 
 def as_problem(question: str, answer: str, name: str) -> Problem:

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import memory
 from ..model.attention import Plan
 from ..model.network import Network
-from ..records import Completion, Prompt, Sampling, UserError
+from ..records import Completion, Prompt, Sampling, StoppedError
 from . import plain
 from .cache import Decode, Prefill, PrefillPrefix, PrefixCache
 from .sampling import sample, uniform
@@ -48,7 +48,7 @@ class Engine:
         Where the memory runs out, it is begun again with half the rows: the same samples, since they have names.
 
         Raises:
-            UserError: one prompt's samples are too large.
+            StoppedError: one prompt's samples are too large.
         """
         if self.network.plain:
             return plain.generate(self.network, prompts, sampling)
@@ -60,7 +60,7 @@ class Engine:
                 raise
         memory.release()
         if budget <= sampling.num_samples:
-            raise UserError(
+            raise StoppedError(
                 f"out of memory while sampling {sampling.num_samples} answers of up to {sampling.max_new_tokens} "
                 "tokens; lower max_new_tokens or group_size, or take a smaller model"
             )

@@ -27,7 +27,7 @@ def step_metrics(
     tokens = sum(len(r.completion.token_ids) for r in rollouts)
     prompts = sum(len(group.rollouts[0].prompt_ids) for group in groups)
     values = dict(update)
-    values |= _rewards(groups) | _parts(rollouts) | _completions(rollouts)
+    values |= _rewards(groups) | _parts(rollouts) | _faults(rollouts) | _completions(rollouts)
     values |= {f"{name}_seconds": spent for name, spent in seconds.items()}
     values |= {
         "step_time": total,
@@ -54,6 +54,16 @@ def _parts(rollouts: Sequence[Rollout]) -> dict[str, float]:
         found[f"rewards/{name}/mean"] = _mean(values)
         found[f"rewards/{name}/std"] = pstdev(values) if values else 0.0
     return found
+
+
+def _faults(rollouts: Sequence[Rollout]) -> dict[str, int]:
+    """Answers that a reward failed on, or was too slow for."""
+    faults = [(name, fault) for r in rollouts for name, fault in r.reward.faults.items()]
+    return {
+        f"rewards/{name}/{kind}s": sum(n == name and f is not None and f.kind == kind for n, f in faults)
+        for name in dict.fromkeys(name for name, _ in faults)
+        for kind in ("error", "timeout")
+    }
 
 
 def _completions(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -22,6 +22,8 @@ QUESTION_COLUMNS = ("question", "prompt", "problem")
 ANSWER_COLUMNS = ("answer", "solution", "ground_truth")
 ORIGINAL_ANSWER = "original_answer"
 """The column that keeps a gold such as "... so 42. #### 42" when the answer became "42"."""
+OFFERED_COLUMNS = ("question", "prompt", "answer")
+"""Names under which rewards get the question and the answer anyway; under any other name they get the column."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -108,10 +110,12 @@ class _Columns:
                 raise RowError(f'no column "{column}", which the first row has; found {_names(row)}')
         original = _answer(row[self.answer], self.answer)
         answer = answers.gold(original)
-        columns = {key: plain(value) for key, value in row.items() if key not in (self.question, self.answer)}
+        offered = {self.question, self.answer} & {*OFFERED_COLUMNS}
+        columns = {key: plain(value) for key, value in row.items() if key not in offered}
         if answer != original.strip():
             columns.setdefault(ORIGINAL_ANSWER, original)
-        return Problem(problem_id, _messages(row[self.question], self.question), answer, columns)
+        as_text = self.question == "prompt" and isinstance(row["prompt"], str)
+        return Problem(problem_id, _messages(row[self.question], self.question), answer, columns, as_text)
 
 
 def _first_of(names: Sequence[str], row: Row) -> str:
