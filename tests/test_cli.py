@@ -43,7 +43,7 @@ def test_train_eval_and_sample(home, capsys):
     assert "held-out accuracy at step 0" in out
     assert "step 2/2" in out
     assert "advantage" in out
-    assert "before" in out
+    assert "verdict: " in out
     run = home / "runs" / "first"
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics] == [1, 2]
@@ -51,8 +51,12 @@ def test_train_eval_and_sample(home, capsys):
     rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert len(rollouts) == 2 * 2 * 2
     assert len((run / "eval.jsonl").read_text().splitlines()) == 2 * 12
-    assert main(["eval", "runs/first", "math_tasks.jsonl", "--limit", "5"]) == 0
-    assert "of 5" in capsys.readouterr().out
+    assert main(["eval", "runs/first", "--data", "math_tasks.jsonl", "--limit", "5", "--samples", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "of 5" in out
+    assert "pass@1 " in out
+    assert "pass@3 " in out
+    assert "difference of mean@3: " in out
     assert main(["eval", "runs/first"]) == 0
     assert "of 12" in capsys.readouterr().out
     assert main(["sample", "What is 3 + 4?", "--run", "runs/first"]) == 0
@@ -62,6 +66,7 @@ def test_train_eval_and_sample(home, capsys):
     assert main(["train", "--config", "runs/first/config.yaml", "--output_dir", "runs/again", "--steps", "1"]) == 0
     again = json.loads((home / "runs/again/metrics.jsonl").read_text())
     clocks = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds", "eval/accuracy"}
+    clocks |= {"memory/peak_mb"}
     assert {k: v for k, v in again.items() if k not in clocks} == {
         k: v for k, v in metrics[0].items() if k not in clocks
     }
@@ -102,6 +107,7 @@ MISTAKES = {
     "prompt too long": (["train", "long.jsonl"], "long.jsonl:3"),
     "no such run": (["sample", "hi", "--run", "nowhere"], "nowhere"),
     "eval without arguments": (["eval"], "run"),
+    "samples below zero": (["eval", "runs/none", "--samples", "-1"], "--samples -1"),
     "data of no kind": (["data", "poems"], "poems"),
     "bad range": (["data", "arithmetic", "--terms", "two"], "two"),
     "too many": (["data", "arithmetic", "--num", "99999999"], "99999999"),

@@ -18,6 +18,7 @@ from .records import UserError
 
 if TYPE_CHECKING:
     from .evaluate.accuracy import Evaluation
+    from .evaluate.samples import Sampled
 
 USAGE = """\
 usage: grpocket COMMAND ...
@@ -25,7 +26,7 @@ usage: grpocket COMMAND ...
 Teach a language model to reason with GRPO, on the machine you have.
 
   train DATA.jsonl       train on questions with known answers
-  eval RUN [DATA.jsonl]  base and trained model on the same problems
+  eval RUN               base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
   data arithmetic        make arithmetic problems, as JSONL
 
@@ -84,8 +85,7 @@ def train(arguments: list[str]) -> None:
 
     result = GRPO(config).train(data, held)
     if result.before and result.after:
-        print(f"held-out accuracy: {result.before.accuracy:.3f} before, {result.after.accuracy:.3f} after")
-        print(f"difference on the same {len(result.after.answered)} problems: {result.difference} (95 % interval)")
+        print(f"held-out problems, greedy\n{compared(result.before, result.after)}")
     print(f'the run is in {result.folder}; try: grpocket sample "What is 3 + 4?" --run {result.folder}')
 
 
@@ -93,13 +93,15 @@ def train(arguments: list[str]) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
-    """`grpocket eval RUN [DATA.jsonl]`"""
-    parser = Parser(prog="grpocket eval", description="Base and trained model, greedily, on the same problems.")
+    """`grpocket eval RUN [--data HELDOUT.jsonl] [--samples K]`"""
+    parser = Parser(prog="grpocket eval", description="Base and trained model on the same problems.")
     parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("data", nargs="?", help="problems, as JSONL; without it, those the run held out")
+    parser.add_argument("--data", help="problems, as JSONL; without it, those the run held out")
     parser.add_argument("--limit", type=int, help="only the first so many problems")
+    parser.add_argument("--samples", type=int, default=0, help="also sample so many answers to each: pass@k and mean@k")
     options = parser.parse_args(arguments)
-    from .evaluate.intervals import paired_difference
+    if options.samples < 0:
+        raise UserError(f"--samples {options.samples}: give how many answers to sample to each problem, such as 8")
     from .tasks.dataset import MathDataset
 
     given = MathDataset(options.data).problems if options.data else None
@@ -109,9 +111,34 @@ def evaluate(arguments: list[str]) -> None:
     data = (trainer.held_out() if given is None else given)[: options.limit]
     with trainer.policy.network.untrained():
         base = trainer.evaluate(data)
+        base_samples = trainer.evaluate_samples(data, options.samples) if options.samples else None
     trained = trainer.evaluate(data)
-    print(f"base    {score(base)}\ntrained {score(trained)}")
-    print(f"difference on the same problems: {paired_difference(base.correct, trained.correct)} (95 % interval)")
+    print(compared(base, trained))
+    if base_samples:
+        print(compared_samples(base_samples, trainer.evaluate_samples(data, options.samples), options.samples))
+
+
+def compared(before: Evaluation, after: Evaluation) -> str:
+    """Greedy accuracy of both, and what the difference is worth."""
+    from .evaluate.intervals import mcnemar
+    from .evaluate.verdict import verdict
+
+    chance = f"McNemar's exact test: p = {mcnemar(before.correct, after.correct):.2g}"
+    lines = [f"{name:8}{score(e)}" for name, e in (("base", before), ("trained", after))]
+    return "\n".join([*lines, f"verdict: {verdict(before.correct, after.correct)} ({chance})"])
+
+
+def compared_samples(before: Sampled, after: Sampled, samples: int) -> str:
+    """mean@k, with the interval of the difference, and pass@k of both."""
+    from .evaluate.intervals import bootstrap_difference
+
+    steps = [k for k in (1 << at for at in range(samples.bit_length())) if k <= samples]
+    lines = [f"at temperature 1, {samples} answers to each problem:"]
+    for name, sampled in (("base", before), ("trained", after)):
+        chances = "  ".join(f"pass@{k} {sampled.pass_at(k):.3f}" for k in sorted({*steps, samples}))
+        lines.append(f"{name:8}mean@{samples} {sampled.mean:.3f}  {chances}")
+    difference = bootstrap_difference(before.shares, after.shares)
+    return "\n".join([*lines, f"difference of mean@{samples}: {difference} (95 % interval, bootstrap over problems)"])
 
 
 def score(result: Evaluation) -> str:

@@ -23,6 +23,7 @@ from .config import Config
 from .engine.engine import Engine
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
+from .evaluate.samples import Sampled, evaluate_samples
 from .learn import loop
 from .learn.objective import describe
 from .learn.policy import Policy
@@ -183,10 +184,10 @@ class GRPO:
             UserError: the settings name no data, or nothing is held out.
         """
         if self.config.data is None:
-            raise UserError("the run was not given a file to train on; name the problems: grpocket eval RUN DATA.jsonl")
+            raise UserError("the run was not given a file to train on; name problems: grpocket eval RUN --data FILE")
         _, held = self.split(self.config.data, self.config.eval_data)
         if not held:
-            raise UserError("the run held no problems out; name some: grpocket eval RUN DATA.jsonl")
+            raise UserError("the run held no problems out; name some: grpocket eval RUN --data FILE")
         return held
 
     def announce(self, train: Sequence[Problem], held: Sequence[Problem]) -> str:
@@ -202,6 +203,12 @@ class GRPO:
         """Greedy answers to every problem, compared exactly with the known ones."""
         problems = as_problems(data, self.config)
         return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling)
+
+    def evaluate_samples(self, data: Data, samples: int) -> Sampled:
+        """That many answers to every problem, sampled at temperature 1: pass@k and mean@k."""
+        problems = as_problems(data, self.config)
+        policy = self.policy
+        return evaluate_samples(self.engine, problems, policy.render, policy.decode, policy.sampling, samples)
 
     def sample(self, question: str, base: bool = False, temperature: float = 0.0) -> str:
         """One answer to a question; greedy unless a temperature is given.
