@@ -14,15 +14,16 @@ ALLOWED = {
     "config": {"records"},
     "settings": {"config", "records"},
     "flags": {"settings", "config", "records"},
+    "memory": set(),
     "algo": {"algo"},
     "model": {"model", "config", "records"},
     "engine": {"engine", "model", "records"},
     "tasks": {"tasks", "records"},
-    "learn": {"learn", "model", "algo", "config", "records"},
+    "learn": {"learn", "model", "algo", "config", "memory", "records"},
     "evaluate": {"evaluate", "tasks", "records"},
     "report": {"report", "records"},
 }
-NO_TORCH = {"records", "config", "tasks", "report", "cli", "flags", "settings", "evaluate"}
+NO_TORCH = {"records", "config", "tasks", "report", "cli", "flags", "settings", "evaluate", "memory"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: `grpocket train | eval | sample | data`.
+"""The command line: `grpocket train | check | eval | sample | data`.
 
 A command is a function with a parser of its own. torch is imported only when a model is needed, so
 that `--help` answers at once. A user's mistake is one line on stderr and exit code 2.
@@ -17,8 +17,10 @@ from .flags import Parser, parse_train
 from .records import UserError
 
 if TYPE_CHECKING:
+    from .config import Config
     from .evaluate.accuracy import Evaluation
     from .evaluate.samples import Sampled
+    from .tasks.dataset import MathDataset
 
 USAGE = """\
 usage: grpocket COMMAND ...
@@ -26,6 +28,7 @@ usage: grpocket COMMAND ...
 Teach a language model to reason with GRPO, on the machine you have.
 
   train DATA.jsonl       train on questions with known answers
+  check DATA.jsonl       what training on it would meet and take, without training
   eval RUN               base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
   data arithmetic        make arithmetic problems, as JSONL
@@ -67,26 +70,41 @@ def find(command: str) -> Callable[[list[str]], None]:
     return COMMANDS[command]
 
 
-# train
+# train, check
 
 
 def train(arguments: list[str]) -> None:
     """`grpocket train DATA.jsonl [--SETTING VALUE ...]`"""
-    config = parse_train(arguments)
-    if config.data is None:
-        raise UserError("train: name a data set, such as `grpocket train math_tasks.jsonl`")
-    from .tasks.dataset import MathDataset
-
-    # The data is read before the model is loaded: a mistake in it shows at once.
-    data = MathDataset(config.data, max_terms=config.max_terms, max_digits=config.max_digits)
-    held = MathDataset(config.eval_data) if config.eval_data else None
-    print(data.columns_taken)
+    config, data, held = prepare(arguments)
+    if config.preflight:
+        print("preflight: a minute at most; --preflight false leaves it out", flush=True)
     from .trainer import GRPO
 
     result = GRPO(config).train(data, held)
     if result.before and result.after:
         print(f"held-out problems, greedy\n{compared(result.before, result.after)}")
     print(f'the run is in {result.folder}; try: grpocket sample "What is 3 + 4?" --run {result.folder}')
+
+
+def check(arguments: list[str]) -> None:
+    """`grpocket check DATA.jsonl [--SETTING VALUE ...]`"""
+    config, data, held = prepare(arguments)
+    from .trainer import GRPO
+
+    print(GRPO(config).preflight(data, held))
+
+
+def prepare(arguments: list[str]) -> tuple[Config, MathDataset, MathDataset | None]:
+    """Settings, data and held-out data. They are read before the model is loaded: a mistake shows at once."""
+    config = parse_train(arguments)
+    if config.data is None:
+        raise UserError("train: name a data set, such as `grpocket train math_tasks.jsonl`")
+    from .tasks.dataset import MathDataset
+
+    data = MathDataset(config.data, max_terms=config.max_terms, max_digits=config.max_digits)
+    held = MathDataset(config.eval_data) if config.eval_data else None
+    print(data.columns_taken)
+    return config, data, held
 
 
 # eval, sample
@@ -194,7 +212,13 @@ def span(name: str, text: str) -> tuple[int, int]:
         raise UserError(f'--{name} "{text}": give a number such as 2, or a range such as 2-3') from None
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"train": train, "eval": evaluate, "sample": sample, "data": data}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "check": check,
+    "eval": evaluate,
+    "sample": sample,
+    "data": data,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,6 +30,7 @@ ALIASES = {
     "num_iterations": "num_updates",
     "epsilon": "clip_low",
     "epsilon_high": "clip_high",
+    "report_to": "track",
 }
 """Names that TRL uses for the same thing."""
 

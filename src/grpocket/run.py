@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
+from . import memory
 from .config import Config
 from .evaluate.accuracy import Evaluation
 from .records import Group, TrainState, UserError
 from .report.console import Console, teaching_group
 from .report.metrics import append_lines, rollout_lines, step_metrics
+from .report.pace import Pace
+from .report.trackers import open_tracker
 
 
 class RunFolder:
@@ -38,12 +42,23 @@ class RunFolder:
         self.num_tokens = 0
         self.folder = claim_folder(config)
         self.console = Console(config.steps)
+        self.pace = Pace()
+        self.tracker = open_tracker(config.track, self.folder.name, asdict(config))
         self.evaluations: list[Evaluation] = []
         self._save = save
         self._evaluate = evaluate
         self._warned = False
         self._seconds: dict[str, float] = {}
         (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Inside, the run is shown; afterwards, however that ends, the tracker is told that no more will come."""
+        try:
+            with self.console.live():
+                yield
+        finally:
+            self.tracker.finish()
 
     def start(self) -> TrainState:
         """A fresh start, after a first evaluation."""
@@ -62,11 +77,15 @@ class RunFolder:
         self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
     ) -> None:
         """Keep and show a finished step; evaluate and save where that is due."""
-        metrics = step_metrics(state.step, [*groups, *dropped], update, self._seconds)
+        held = {**update, "memory/peak_mb": memory.peak() / 1e6}
+        metrics = step_metrics(state.step, [*groups, *dropped], held, self._seconds)
         self._seconds = {}
         self.num_tokens += int(metrics.values["num_tokens"])
         last = state.step == self.config.steps
-        self.console.step(metrics, self.evaluations[-1].accuracy if self.evaluations else None)
+        self.pace.step(metrics.values["step_time"])
+        evaluations = self.config.evaluations_after(state.step) if self._evaluate else 0
+        left = self.pace.left(self.config.steps - state.step, evaluations)
+        self.console.step(metrics, self.evaluations[-1].accuracy if self.evaluations else None, left)
         self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
@@ -78,6 +97,7 @@ class RunFolder:
         if (last or due(state.step, self.config.eval_every)) and self._evaluate:
             more["eval/accuracy"] = self.evaluate(state.step).accuracy
         append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values, **more}])
+        self.tracker.log(state.step, {**metrics.values, **more})
         append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups, dropped))
         if last or due(state.step, self.config.save_every):
             self._save(self.folder / self.config.weights_folder)
@@ -104,6 +124,7 @@ class RunFolder:
         assert self._evaluate is not None
         start = time.perf_counter()
         result = self._evaluate()
+        self.pace.evaluation(time.perf_counter() - start)
         self.evaluations.append(result)
         lines = [
             {
@@ -122,6 +143,22 @@ class RunFolder:
             f"({sum(result.correct)} of {len(result.answered)} problems, {time.perf_counter() - start:.0f} s)"
         )
         return result
+
+
+class LastStep:
+    """A log of a single step that keeps nothing on disk."""
+
+    update: Mapping[str, float]
+
+    def timer(self, name: str) -> nullcontext[None]:
+        """Times nothing."""
+        return nullcontext()
+
+    def log(
+        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
+    ) -> None:
+        """Keeps what the update said."""
+        self.update = update
 
 
 def due(step: int, every: int) -> bool:

@@ -11,7 +11,7 @@ trainer.save("adapter")
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +29,10 @@ from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import bound, self_check
 from .model.loading import load, quiet
-from .records import Group, Problem, Prompt, TrainState, UserError
-from .run import RunFolder
+from .preflight import look_ahead
+from .records import Problem, Prompt, TrainState, UserError
+from .report.trackers import find_package
+from .run import LastStep, RunFolder
 from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
@@ -134,20 +136,31 @@ class GRPO:
 
         A run of its own: it counts its steps from 0 and keeps them in a folder of its own.
         """
+        find_package(self.config.track)  # refused before anything is spent
+        data = as_problems(data, self.config)
         train, held = self.split(data, eval_data or self.config.eval_data)
-        for problem in (*train, *held):
-            self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
-        agreement = self.check(train[:2])
+        found = look_ahead(self, data, train, held, rehearsal=self.config.preflight and self.config.steps > 0)
         run = RunFolder(self.config, len(train), self.save, functools.partial(self.evaluate, held) if held else None)
         run.say(self.announce(train, held))
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
-        run.say(agreement)
+        run.say(found)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
-        self.state = loop.train(setup, run.start())
+        with run.opened():
+            self.state = loop.train(setup, run.start())
         before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
         return Result(run.folder, before, after)
+
+    def preflight(self, data: Data, eval_data: Data | None = None) -> str:
+        """What training on `data` would meet and take, found out without changing anything.
+
+        Raises:
+            UserError: prompts, log-probs or memory will not do.
+        """
+        problems = as_problems(data, self.config)
+        train, held = self.split(problems, eval_data or self.config.eval_data)
+        return look_ahead(self, problems, train, held, rehearsal=True)
 
     def check(self, problems: Sequence[Problem]) -> str:
         """Compare sampler, trainer and the model's own forward, once; what was found, in one line.
@@ -233,22 +246,6 @@ class GRPO:
 
 GPRO = GRPO
 """The spelling that the original used."""
-
-
-class LastStep:
-    """A log of a single step that keeps nothing on disk."""
-
-    update: Mapping[str, float]
-
-    def timer(self, name: str) -> nullcontext[None]:
-        """Times nothing."""
-        return nullcontext()
-
-    def log(
-        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
-    ) -> None:
-        """Keeps what the update said."""
-        self.update = update
 
 
 def as_problem(question: str, answer: str, name: str) -> Problem:

@@ -54,13 +54,17 @@ class Policy:
         else:
             load_model(model, folder / "model.safetensors", device=device)
 
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The prompt's token ids, however many they are."""
+        return self._render(problem)
+
     def render(self, problem: Problem) -> tuple[int, ...]:
         """The prompt's token ids.
 
         Raises:
             UserError: the prompt and the longest answer do not fit the model's context.
         """
-        ids = self._render(problem)
+        ids = self.prompt_ids(problem)
         if len(ids) + self.sampling.max_new_tokens > self.context:
             raise UserError(
                 f"problem {problem.id}: its prompt has {len(ids)} tokens, and with "

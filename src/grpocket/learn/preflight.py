@@ -1,0 +1,175 @@
+"""One step rehearsed before the run, at its worst and as it will be: memory, time, and what the answers are like.
+
+The worst is measured, with the longest prompts of the data and answers that no stop token ends. Nothing is kept of
+it: no weight is touched, and random numbers have names, so a run with a rehearsal is bitwise the run without one.
+
+What is left out: the penalties for KL in the reward, and the evaluation's own lengths; both are seen once it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from .. import memory
+from ..config import Config
+from ..records import Group, Problem, Prompt, Sampling, TrainState
+from .cost import blank_groups, optimizer_bytes, rehearse_update, stream_tokens
+from .groups import compare, score
+from .loop import Setup
+from .policy import Policy
+
+ROLLOUT_SECONDS = 8.0
+"""Longer answers are sampled only as far as this goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What one step was measured to take, and what the run will.
+
+    >>> Rehearsal(48, 0.31, 0.75, 0.1, 31.5, 210.0, 4.5e9, 24e9, 9.8, 13.5, 240.0).run_seconds
+    240.0
+    """
+
+    sampled: int
+    """Tokens up to which answers were sampled; max_new_tokens where there was time."""
+    reward: float
+    """Of the first step's answers."""
+    live: float
+    """Share of groups with signal."""
+    cut: float
+    """Share of answers that did not end."""
+    mean_length: float
+    """Tokens of an answer; those that did not end count as max_new_tokens."""
+    tokens_per_second: float
+    memory: float
+    """Bytes, at full length."""
+    available: float
+    """Bytes."""
+    step_seconds: float
+    """Expected of a step."""
+    worst_seconds: float
+    """Of a step at full length in which every group has signal."""
+    run_seconds: float
+    """Expected of all steps and evaluations."""
+
+    def lines(self) -> list[str]:
+        """What is to be said."""
+        found = [
+            f"answers   reward {self.reward:.2f}; {self.live:.0%} of groups with signal; {self.cut:.0%} of answers cut "
+            f"at {self.sampled} tokens; mean length {self.mean_length:.0f}",
+            f"memory    at most {self.memory / 1e9:.1f} GB of {self.available / 1e9:.1f} GB",
+            f"time      about {spoken(self.run_seconds)}: {spoken(self.step_seconds)} a step, "
+            f"{spoken(self.worst_seconds)} at the longest; {self.tokens_per_second:.0f} tokens a second",
+        ]
+        if self.cut > 0.5:
+            found.append(
+                f"warning: {self.cut:.0%} of the answers don't end within {self.sampled} tokens, so they can hardly be "
+                "right; raise max_new_tokens"
+            )
+        return found
+
+
+def rehearse(setup: Setup, problems: Sequence[Problem], held_out: int) -> Rehearsal:
+    """Rehearse a step, on the problems that training begins with and on those with the longest prompts.
+
+    Raises:
+        UserError: the memory will not do.
+    """
+    config, policy = setup.config, setup.policy
+    available = memory.available()
+    longest = sorted(problems, key=lambda p: len(policy.render(p)))[-config.prompts_per_step :]
+    update = rehearse_update(policy, longest, config, available)
+
+    first = [problem for _, problem in setup.draw(config.prompts_per_step, TrainState(config.seed))]
+    sampling = replace(policy.sampling, max_new_tokens=affordable_length(setup, first))
+    memory.reset_peak()
+    groups, seconds = sample_groups(setup, first, sampling)
+    _, worst_seconds = sample_groups(setup, longest, replace(sampling, stop_ids=()))
+    sampling_memory = memory.peak() + unsampled_cache(policy, config, sampling.max_new_tokens, held_out)
+
+    # From what was sampled to what a step will be.
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    cut = [rollout.completion.finish_reason == "length" for rollout in rollouts]
+    short = config.max_new_tokens - sampling.max_new_tokens
+    sampled_length = fmean(len(rollout.completion.token_ids) for rollout in rollouts)
+    mean_length = sampled_length + short * fmean(cut)
+    longer = mean_length / sampled_length
+    live = fmean(group.has_signal for group in groups)
+    drawn, trained = expected_groups(config, live)
+    token_seconds = config.num_updates * update.seconds / update.tokens
+    rollout_seconds = seconds * longer * drawn / len(groups)
+    learn_seconds = token_seconds * stream_tokens(groups, config) * longer * trained / len(groups)
+    step_seconds = rollout_seconds + learn_seconds
+    full = blank_groups(policy, longest, config.group_size, config.max_new_tokens)
+    stretch = config.max_new_tokens / sampling.max_new_tokens
+    most_drawn = (config.prompts_per_step + config.extra_groups) / config.prompts_per_step
+    evaluations = 1 + config.evaluations_after(0) if held_out else 0
+    return Rehearsal(
+        sampled=sampling.max_new_tokens,
+        reward=fmean([r.reward.value for r in rollouts if r.reward.value is not None] or [0.0]),
+        live=live,
+        cut=fmean(cut),
+        mean_length=mean_length,
+        tokens_per_second=mean_length * config.group_size * drawn / step_seconds,
+        memory=max(sampling_memory, update.memory) + optimizer_bytes(policy),
+        available=available,
+        step_seconds=step_seconds,
+        worst_seconds=worst_seconds * stretch * most_drawn + token_seconds * stream_tokens(full, config),
+        run_seconds=config.steps * step_seconds + evaluations * held_out * seconds * longer / len(cut),
+    )
+
+
+# Sampling
+
+
+def sample_groups(setup: Setup, problems: Sequence[Problem], sampling: Sampling) -> tuple[list[Group], float]:
+    """Answers to the problems as the first step would get them, scored and compared, and the seconds it took."""
+    start = time.perf_counter()
+    policy, seed = setup.policy, setup.config.seed
+    prompts = [Prompt(policy.render(problem), key=(seed, 0, index)) for index, problem in enumerate(problems)]
+    completions = setup.engine.generate(prompts, sampling)
+    rollouts = score(problems, prompts, completions, policy.decode, setup.reward)
+    return compare(problems, rollouts, setup.config), time.perf_counter() - start
+
+
+def affordable_length(setup: Setup, problems: Sequence[Problem]) -> int:
+    """How far the answers can be sampled in ROLLOUT_SECONDS, judged by their first tokens."""
+    most = setup.config.max_new_tokens
+    probe = replace(setup.policy.sampling, max_new_tokens=min(8, most), stop_ids=())
+    _, seconds = sample_groups(setup, problems, probe)
+    return max(probe.max_new_tokens, min(most, int(ROLLOUT_SECONDS * probe.max_new_tokens / seconds)))
+
+
+def unsampled_cache(policy: Policy, config: Config, length: int, held_out: int) -> int:
+    """Bytes of the keys and values that were not there: of tokens after `length`, and of an evaluation's rows."""
+    rows = min(config.row_budget, config.rows_per_step)
+    most_rows = min(config.row_budget, max(config.rows_per_step, held_out))
+    text = policy.network.lm.config.get_text_config()
+    dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token = 2 * text.num_hidden_layers * text.num_key_value_heads * dim * policy.network.head.weight.element_size()
+    return (most_rows * config.max_new_tokens - rows * length) * token
+
+
+# The run
+
+
+def expected_groups(config: Config, live: float) -> tuple[float, float]:
+    """(groups sampled, groups trained) in a step, when this share of groups has signal.
+
+    The share was seen on few groups, so it counts as if two more had been seen, one of them with signal.
+    """
+    size = config.prompts_per_step
+    share = (live * size + 1) / (size + 2)
+    drawn = min(size / share, size + config.extra_groups)
+    every_group = config.entropy_coef or (config.kl_coef and config.kl_in == "loss")
+    return drawn, size if every_group else min(size, share * drawn)
+
+
+def spoken(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
