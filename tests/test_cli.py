@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,39 @@ def test_train_eval_and_sample(home, capsys):
     assert {k: v for k, v in again.items() if k not in clocks} == {
         k: v for k, v in metrics[0].items() if k not in clocks
     }
+
+
+def test_check_tells_what_a_run_would_meet_and_makes_none(home, capsys):
+    write_data(home)
+    assert main(["check", "math_tasks.jsonl", *SMALL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begins = ["math_tasks.jsonl: 24", "data      prompts of", "self-check: ", "reward    the right answer earns 1.25"]
+    begins += ["answers   reward 0.", "memory    at most ", "time      about "]
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=False))
+    assert not (home / "runs").exists()
+    assert main(["check"]) == 2
+
+
+def test_metrics_go_to_the_tracker_that_is_asked_for(home, monkeypatch):
+    calls = []
+    package = types.ModuleType("wandb")
+    package.init = lambda **settings: calls.append(("init", settings["config"]["steps"]))
+    package.log = lambda values, step: calls.append((step, values["reward"], "eval/accuracy" in values))
+    package.finish = lambda: calls.append("finish")
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    write_data(home)
+    assert main(["train", "math_tasks.jsonl", *SMALL, "--report_to", "wandb", "--output_dir", "run"]) == 0
+    kept = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
+    rewards = [line["reward"] for line in kept]
+    assert calls == [("init", 2), (1, rewards[0], False), (2, rewards[1], True), "finish"]
+    assert all(line["memory/peak_mb"] > 50 for line in kept)
+
+    def interrupt(values, step):
+        raise KeyboardInterrupt
+
+    package.log = interrupt
+    assert main(["train", "math_tasks.jsonl", *SMALL, "--track", "wandb", "--output_dir", "stopped"]) == 130
+    assert calls[-1] == "finish"
 
 
 def test_the_adapter_loads_with_peft_and_with_transformers(home):
