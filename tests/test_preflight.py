@@ -189,6 +189,12 @@ def test_long_answers_are_sampled_only_as_far_as_time_allows(monkeypatch):
     assert "8 tokens" in found.lines()[0]
 
 
+def test_answers_of_one_token_can_be_rehearsed():
+    found = preflight.rehearse(setup(max_new_tokens=1), PROBLEMS, held_out=2)
+    assert found.mean_length == 1
+    assert found.run_seconds > 0
+
+
 def test_groups_without_signal_cost_samples_but_no_update():
     config = Config(prompts_per_step=4, extra_groups=4)
     assert preflight.expected_groups(config, 1.0) == (pytest.approx(4.8), pytest.approx(4.0))

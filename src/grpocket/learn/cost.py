@@ -46,7 +46,7 @@ def rehearse_update(policy: Policy, longest: Sequence[Problem], config: Config, 
     """
     length = min(SMALL, config.max_new_tokens)
     small, larger = (run_update(policy, blank_groups(policy, longest[-1:], rows, length), config) for rows in (1, 4))
-    token_memory = max(0.0, (larger.memory - small.memory) / (larger.tokens - small.tokens))
+    token_memory = max(0.0, (larger.memory - small.memory) / max(1, larger.tokens - small.tokens))
     groups = costliest(policy, longest, config)
     tokens = stream_tokens(groups, config)
     expected = Cost(

@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import NamedTuple
 
 from .. import memory
 from ..config import Config
-from ..records import Group, Problem, Prompt, Sampling, TrainState
+from ..records import Group, Problem, Prompt, Rollout, Sampling, TrainState
 from .cost import blank_groups, optimizer_bytes, rehearse_update, stream_tokens
 from .groups import compare, score
 from .loop import Setup
@@ -72,6 +73,33 @@ class Rehearsal:
         return found
 
 
+class Sampled(NamedTuple):
+    """The first step's answers, as far as there was time, and what sampling takes."""
+
+    rollouts: list[Rollout]
+    live: float
+    """Share of groups with signal."""
+    limit: int
+    """Tokens at which answers were cut."""
+    tokens: int
+    """Of the streams in which all groups would be trained."""
+    seconds: float
+    worst_seconds: float
+    """Where no token ends an answer and the prompts are the longest."""
+    memory: float
+    """Bytes, at full length."""
+
+    @property
+    def cut(self) -> float:
+        """Share of answers that did not end."""
+        return fmean(rollout.completion.finish_reason == "length" for rollout in self.rollouts)
+
+    @property
+    def length(self) -> float:
+        """Mean tokens of an answer."""
+        return fmean(len(rollout.completion.token_ids) for rollout in self.rollouts)
+
+
 def rehearse(setup: Setup, problems: Sequence[Problem], held_out: int) -> Rehearsal:
     """Rehearse a step, on the problems that training begins with and on those with the longest prompts.
 
@@ -82,47 +110,53 @@ def rehearse(setup: Setup, problems: Sequence[Problem], held_out: int) -> Rehear
     available = memory.available()
     longest = sorted(problems, key=lambda p: len(policy.render(p)))[-config.prompts_per_step :]
     update = rehearse_update(policy, longest, config, available)
+    sampled = rehearse_sampling(setup, longest, held_out)
 
+    size, most = config.prompts_per_step, config.max_new_tokens
+    drawn, trained = expected_groups(config, sampled.live)
+    mean_length = sampled.length + sampled.cut * (most - sampled.limit)  # what was cut goes on
+    rollout_seconds = sampled.seconds * mean_length / sampled.length
+    token_seconds = config.num_updates * update.seconds / update.tokens
+    learn_seconds = token_seconds * sampled.tokens * mean_length / sampled.length
+    step_seconds = (drawn * rollout_seconds + trained * learn_seconds) / size
+    full_tokens = stream_tokens(blank_groups(policy, longest, config.group_size, most), config)
+    worst_rollout = sampled.worst_seconds * most / sampled.limit * (size + config.extra_groups) / size
+    evaluated = held_out * (1 + config.evaluations_after(0))
+    return Rehearsal(
+        sampled=sampled.limit,
+        reward=fmean([r.reward.value for r in sampled.rollouts if r.reward.value is not None] or [0.0]),
+        live=sampled.live,
+        cut=sampled.cut,
+        mean_length=mean_length,
+        tokens_per_second=mean_length * config.group_size * drawn / step_seconds,
+        memory=max(sampled.memory, update.memory) + optimizer_bytes(policy),
+        available=available,
+        step_seconds=step_seconds,
+        worst_seconds=worst_rollout + token_seconds * full_tokens,
+        run_seconds=config.steps * step_seconds + evaluated * rollout_seconds / config.rows_per_step,
+    )
+
+
+# Sampling
+
+
+def rehearse_sampling(setup: Setup, longest: Sequence[Problem], held_out: int) -> Sampled:
+    """Sample the first step's answers, and then answers that no stop token ends to the longest prompts."""
+    config, policy = setup.config, setup.policy
     first = [problem for _, problem in setup.draw(config.prompts_per_step, TrainState(config.seed))]
     sampling = replace(policy.sampling, max_new_tokens=affordable_length(setup, first))
     memory.reset_peak()
     groups, seconds = sample_groups(setup, first, sampling)
     _, worst_seconds = sample_groups(setup, longest, replace(sampling, stop_ids=()))
-    sampling_memory = memory.peak() + unsampled_cache(policy, config, sampling.max_new_tokens, held_out)
-
-    # From what was sampled to what a step will be.
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    cut = [rollout.completion.finish_reason == "length" for rollout in rollouts]
-    short = config.max_new_tokens - sampling.max_new_tokens
-    sampled_length = fmean(len(rollout.completion.token_ids) for rollout in rollouts)
-    mean_length = sampled_length + short * fmean(cut)
-    longer = mean_length / sampled_length
-    live = fmean(group.has_signal for group in groups)
-    drawn, trained = expected_groups(config, live)
-    token_seconds = config.num_updates * update.seconds / update.tokens
-    rollout_seconds = seconds * longer * drawn / len(groups)
-    learn_seconds = token_seconds * stream_tokens(groups, config) * longer * trained / len(groups)
-    step_seconds = rollout_seconds + learn_seconds
-    full = blank_groups(policy, longest, config.group_size, config.max_new_tokens)
-    stretch = config.max_new_tokens / sampling.max_new_tokens
-    most_drawn = (config.prompts_per_step + config.extra_groups) / config.prompts_per_step
-    evaluations = 1 + config.evaluations_after(0) if held_out else 0
-    return Rehearsal(
-        sampled=sampling.max_new_tokens,
-        reward=fmean([r.reward.value for r in rollouts if r.reward.value is not None] or [0.0]),
-        live=live,
-        cut=fmean(cut),
-        mean_length=mean_length,
-        tokens_per_second=mean_length * config.group_size * drawn / step_seconds,
-        memory=max(sampling_memory, update.memory) + optimizer_bytes(policy),
-        available=available,
-        step_seconds=step_seconds,
-        worst_seconds=worst_seconds * stretch * most_drawn + token_seconds * stream_tokens(full, config),
-        run_seconds=config.steps * step_seconds + evaluations * held_out * seconds * longer / len(cut),
+    return Sampled(
+        rollouts=[rollout for group in groups for rollout in group.rollouts],
+        live=fmean(group.has_signal for group in groups),
+        limit=sampling.max_new_tokens,
+        tokens=stream_tokens(groups, config),
+        seconds=seconds,
+        worst_seconds=worst_seconds,
+        memory=memory.peak() + unsampled_cache(policy, config, sampling.max_new_tokens, held_out),
     )
-
-
-# Sampling
 
 
 def sample_groups(setup: Setup, problems: Sequence[Problem], sampling: Sampling) -> tuple[list[Group], float]:

@@ -47,6 +47,7 @@ class LiveView:
         """The bar, and what is known of the last step."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         step = self._shown[0].step if self._shown else 0
         left = "-:--" if self._end is None else clock(max(0.0, self._end - time.monotonic()))
@@ -55,7 +56,7 @@ class LiveView:
         view = Table.grid()
         view.add_row(bar)
         for line in figures(*self._shown) if self._shown else ():
-            view.add_row(line)
+            view.add_row(Text(line))
         return view
 
 
