@@ -50,6 +50,14 @@ def test_junk_that_is_paid_nothing_is_not_told():
     assert list(found.paid) == ["an empty text"]
 
 
+def test_any_correctness_for_junk_is_told_and_as_much_as_the_right_answer_by_any_other_name():
+    half = lambda completion, answer: 0.5 if not completion else float(f">{answer}<" in completion)  # noqa: E731
+    assert list(audit(PROBLEMS, rewards(half), {"correctness": 1.0}).paid) == ["an empty text"]
+    assert not audit(PROBLEMS, Rewards({"score": (half, 1.0)}).score, {"score": 1.0}).paid
+    short = lambda completion, answer: float(len(completion) < 200)  # noqa: E731
+    assert "an empty text" in audit(PROBLEMS, Rewards({"score": (short, 1.0)}).score, {"score": 1.0}).paid
+
+
 def test_a_right_answer_that_is_not_paid_is_told_with_its_row():
     odd = lambda completion, answer: float(f">{answer}<" in completion and int(answer) % 4 == 0)  # noqa: E731
     found = audit(PROBLEMS, rewards(odd), {"correctness": 1.0})

@@ -10,7 +10,7 @@ import tiny
 from grpocket import GRPO, MathDataset, UserError, memory
 from grpocket.config import Config
 from grpocket.learn import cost, preflight
-from grpocket.learn.loop import Setup
+from grpocket.learn.loop import Setup, rollout
 from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.records import Reward, TrainState
 from grpocket.run import LastStep
@@ -77,8 +77,7 @@ def test_the_figures_are_those_of_the_first_step():
     """The first step's answers are foreseen, since random numbers have names."""
     made = setup()
     found = preflight.rehearse(made, PROBLEMS, held_out=0)
-    problems = [problem for _, problem in draw(PROBLEMS, 3, TrainState(0))]
-    groups, _ = preflight.sample_groups(made, problems, made.policy.sampling)
+    groups = rollout(made, TrainState(0), 3)
     rollouts = [r for g in groups for r in g.rollouts]
     assert found.reward == pytest.approx(sum(r.reward.value for r in rollouts) / 12)
     assert found.live == sum(g.has_signal for g in groups) / 3
