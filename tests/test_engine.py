@@ -213,8 +213,6 @@ def test_samples_of_one_prompt_that_do_not_fit_are_named(monkeypatch):
 
 def test_the_number_of_rows_is_chosen_by_the_memory():
     policy = tiny.policy()
-    engine = Engine(policy.network)
-    engine.generate(tiny.prompts("1"), SAMPLING)
-    assert engine.row_budget == 64
+    assert choose_row_budget(policy.network, SAMPLING) == 64
     huge = replace(SAMPLING, max_new_tokens=1 << 40)
     assert choose_row_budget(policy.network, huge) == 1

@@ -1,4 +1,4 @@
-"""The command line: `grpocket train | eval | sample | rewards | data`.
+"""The command line: `grpocket train | check | eval | sample | rewards | data`.
 
 A command is a function with a parser of its own. torch is imported only when a model is needed, so
 that `--help` answers at once. A user's mistake is one line on stderr and exit code 2.
@@ -13,11 +13,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .flags import Parser, parse_train
+from .flags import Parser, TrainCommand, parse_train
 from .records import UserError
 
 if TYPE_CHECKING:
     from .evaluate.accuracy import Evaluation
+    from .evaluate.samples import Sampled
+    from .tasks.dataset import MathDataset
 
 USAGE = """\
 usage: grpocket COMMAND ...
@@ -26,7 +28,8 @@ Teach a language model to reason with GRPO, on the machine you have.
 
   train DATA.jsonl       train on questions with known answers
   train --resume RUN     go on with a run that was stopped
-  eval RUN [DATA.jsonl]  base and trained model on the same problems
+  check DATA.jsonl       what training on it would meet and take, without training
+  eval RUN               base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
   rewards                the built-in rewards, and how to write your own
   data arithmetic        make arithmetic problems, as JSONL
@@ -68,20 +71,15 @@ def find(command: str) -> Callable[[list[str]], None]:
     return COMMANDS[command]
 
 
-# train
+# train, check
 
 
 def train(arguments: list[str]) -> None:
     """`grpocket train DATA.jsonl [--SETTING VALUE ...]`, or `grpocket train --resume RUN`"""
-    config, folder, allow_changes = parse_train(arguments)
-    if config.data is None:
-        raise UserError("train: name a data set, such as `grpocket train math_tasks.jsonl`")
-    from .tasks.dataset import MathDataset
-
-    # The data is read before the model is loaded: a mistake in it shows at once.
-    data = MathDataset(config.data, max_terms=config.max_terms, max_digits=config.max_digits)
-    held = MathDataset(config.eval_data) if config.eval_data else None
-    print(data.columns_taken)
+    command, data, held = prepare(arguments)
+    config, folder, allow_changes = command
+    if config.preflight and not folder:
+        print("preflight: a minute at most; --preflight false leaves it out", flush=True)
     from .trainer import GRPO, rewards_of
 
     made = rewards_of(config)  # before the model as well
@@ -91,22 +89,48 @@ def train(arguments: list[str]) -> None:
         print(f"all {config.steps} steps of this run are done; give it more by --steps")
     result = trainer.train(data, held)
     if result.before and result.after:
-        print(f"held-out accuracy: {result.before.accuracy:.3f} before, {result.after.accuracy:.3f} after")
-        print(f"difference on the same {len(result.after.answered)} problems: {result.difference} (95 % interval)")
+        print(f"held-out problems, greedy\n{compared(result.before, result.after)}")
     print(f'the run is in {result.folder}; try: grpocket sample "What is 3 + 4?" --run {result.folder}')
+
+
+def check(arguments: list[str]) -> None:
+    """`grpocket check DATA.jsonl [--SETTING VALUE ...]`"""
+    command, data, held = prepare(arguments)
+    from .trainer import GRPO, rewards_of
+
+    made = rewards_of(command.config)
+    trainer = GRPO(command.config)
+    trainer.rewards = made
+    print(trainer.preflight(data, held))
+
+
+def prepare(arguments: list[str]) -> tuple[TrainCommand, MathDataset, MathDataset | None]:
+    """Settings, data and held-out data. They are read before the model is loaded: a mistake shows at once."""
+    command = parse_train(arguments)
+    config = command.config
+    if config.data is None:
+        raise UserError("train: name a data set, such as `grpocket train math_tasks.jsonl`")
+    from .tasks.dataset import MathDataset
+
+    data = MathDataset(config.data, max_terms=config.max_terms, max_digits=config.max_digits)
+    held = MathDataset(config.eval_data) if config.eval_data else None
+    print(data.columns_taken)
+    return command, data, held
 
 
 # eval, sample
 
 
 def evaluate(arguments: list[str]) -> None:
-    """`grpocket eval RUN [DATA.jsonl]`"""
-    parser = Parser(prog="grpocket eval", description="Base and trained model, greedily, on the same problems.")
+    """`grpocket eval RUN [--data HELDOUT.jsonl] [--samples K]`"""
+    parser = Parser(prog="grpocket eval", description="Base and trained model on the same problems.")
     parser.add_argument("run", help="the folder of a run")
-    parser.add_argument("data", nargs="?", help="problems, as JSONL; without it, those the run held out")
+    parser.add_argument("--data", help="problems, as JSONL; without it, those the run held out")
     parser.add_argument("--limit", type=int, help="only the first so many problems")
+    parser.add_argument("--samples", type=int, default=0, help="also sample so many answers to each: pass@k and mean@k")
     options = parser.parse_args(arguments)
-    from .evaluate.intervals import paired_difference
+    if options.samples < 0:
+        raise UserError(f"--samples {options.samples}: give how many answers to sample to each problem, such as 8")
     from .tasks.dataset import MathDataset
 
     given = MathDataset(options.data).problems if options.data else None
@@ -116,9 +140,34 @@ def evaluate(arguments: list[str]) -> None:
     data = (trainer.held_out() if given is None else given)[: options.limit]
     with trainer.policy.network.untrained():
         base = trainer.evaluate(data)
+        base_samples = trainer.evaluate_samples(data, options.samples) if options.samples else None
     trained = trainer.evaluate(data)
-    print(f"base    {score(base)}\ntrained {score(trained)}")
-    print(f"difference on the same problems: {paired_difference(base.correct, trained.correct)} (95 % interval)")
+    print(compared(base, trained))
+    if base_samples:
+        print(compared_samples(base_samples, trainer.evaluate_samples(data, options.samples), options.samples))
+
+
+def compared(before: Evaluation, after: Evaluation) -> str:
+    """Greedy accuracy of both, and what the difference is worth."""
+    from .evaluate.intervals import mcnemar
+    from .evaluate.verdict import verdict
+
+    chance = f"McNemar's exact test: p = {mcnemar(before.correct, after.correct):.2g}"
+    lines = [f"{name:8}{score(e)}" for name, e in (("base", before), ("trained", after))]
+    return "\n".join([*lines, f"verdict: {verdict(before.correct, after.correct)} ({chance})"])
+
+
+def compared_samples(before: Sampled, after: Sampled, samples: int) -> str:
+    """mean@k, with the interval of the difference, and pass@k of both."""
+    from .evaluate.intervals import bootstrap_difference
+
+    steps = [k for k in (1 << at for at in range(samples.bit_length())) if k <= samples]
+    lines = [f"at temperature 1, {samples} answers to each problem:"]
+    for name, sampled in (("base", before), ("trained", after)):
+        chances = "  ".join(f"pass@{k} {sampled.pass_at(k):.3f}" for k in sorted({*steps, samples}))
+        lines.append(f"{name:8}mean@{samples} {sampled.mean:.3f}  {chances}")
+    difference = bootstrap_difference(before.shares, after.shares)
+    return "\n".join([*lines, f"difference of mean@{samples}: {difference} (95 % interval, bootstrap over problems)"])
 
 
 def score(result: Evaluation) -> str:
@@ -200,6 +249,7 @@ def span(name: str, text: str) -> tuple[int, int]:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
+    "check": check,
     "eval": evaluate,
     "sample": sample,
     "rewards": rewards,

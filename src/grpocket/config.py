@@ -150,6 +150,10 @@ class Config:
     """CPU threads; the number of physical cores when not given."""
 
     # What is shown and kept
+    preflight: bool = True
+    """Rehearse one step first (a minute at most): worst-case memory, time, what the answers and the reward are like."""
+    track: Literal["none", "wandb", "trackio"] = "none"
+    """Also send the metrics to a tracker, under the names TRL uses; its package is an extra."""
     eval_every: int = 0
     """Evaluate every so many steps as well as before and after; 0: only before and after."""
     show_every: int = 5
@@ -215,6 +219,11 @@ class Config:
     def rows_per_step(self) -> int:
         """Answers sampled in one round: prompts_per_step * group_size."""
         return self.prompts_per_step * self.group_size
+
+    def evaluations_after(self, step: int) -> int:
+        """How many evaluations are due after that step: every `eval_every` steps, and at the end."""
+        every = self.eval_every or self.steps
+        return -(-self.steps // every) - step // every if step < self.steps else 0
 
     @property
     def weights_folder(self) -> str:

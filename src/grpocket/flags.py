@@ -33,6 +33,7 @@ ALIASES = {
     "epsilon_high": "clip_high",
     "reward_funcs": "rewards",
     "reward": "rewards",
+    "report_to": "track",
 }
 """Names that TRL uses for the same thing; and one is a reward."""
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from . import memory
 from .config import Config
 from .evaluate.accuracy import Evaluation
 from .learn import checkpoint
@@ -30,6 +31,8 @@ from .learn.policy import Policy
 from .records import Group, StoppedError, TrainState, UserError
 from .report.console import Console, teaching_group
 from .report.metrics import append_lines, rollout_lines, step_metrics
+from .report.pace import Pace
+from .report.trackers import open_tracker
 from .resume import Standing, amend
 from .signals import Heed, Interrupted
 
@@ -52,6 +55,8 @@ class RunFolder:
         self.folder = standing.folder
         self.num_problems = num_problems
         self.console = Console(config.steps)
+        self.pace = Pace()
+        self.tracker = open_tracker(config.track, self.folder.name, asdict(config))
         self._policy = policy
         self._evaluate = evaluate
         self._warned = False
@@ -60,11 +65,7 @@ class RunFolder:
         checkpoint.replace_text(self.folder / "config.yaml", config.to_yaml())
 
     @contextmanager
-    def kept_whole(self) -> Iterator[None]:
-        """Inside this context whatever ends the run saves it first.
-
-        SIGTERM ends it with exit code 143, Ctrl-C with KeyboardInterrupt.
-        """
+    def _kept_whole(self) -> Iterator[None]:
         try:
             with self._heed.signals():
                 yield
@@ -81,6 +82,18 @@ class RunFolder:
         self.checkpoint()
         step, steps = self.standing.state.step, self.config.steps
         self.say(f"{why}: stopped after step {step} of {steps}; go on: grpocket train --resume {self.folder}")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Inside, the run is shown, and saved by whatever ends it; afterwards the tracker is closed.
+
+        SIGTERM ends it with exit code 143, Ctrl-C with KeyboardInterrupt.
+        """
+        try:
+            with self.console.live(), self._kept_whole():
+                yield
+        finally:
+            self.tracker.finish()
 
     def start(self) -> TrainState:
         """Where to go on, after the evaluation that is due there."""
@@ -104,12 +117,16 @@ class RunFolder:
         self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
     ) -> None:
         """Keep and show a finished step; save and evaluate where that is due."""
-        metrics = step_metrics(state.step, [*groups, *dropped], update, self._seconds)
+        held = {**update, "memory/peak_mb": memory.peak() / 1e6}
+        metrics = step_metrics(state.step, [*groups, *dropped], held, self._seconds)
         self._seconds = {}
         num_tokens = self.standing.num_tokens + int(metrics.values["num_tokens"])
         self.standing = replace(self.standing, state=state, num_tokens=num_tokens, checkpoint=None)
         latest = next(reversed(self.evaluations.values()), None)
-        self.console.step(metrics, latest.accuracy if latest else None)
+        self.pace.step(metrics.values["step_time"])
+        evaluations = self.config.evaluations_after(state.step) if self._evaluate else 0
+        left = self.pace.left(self.config.steps - state.step, evaluations)
+        self.console.step(metrics, latest.accuracy if latest else None, left)
         self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
@@ -119,6 +136,7 @@ class RunFolder:
             "extra_groups": len(dropped),
         }
         append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values, **more}])
+        self.tracker.log(state.step, {**metrics.values, **more})
         append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups, dropped))
         if state.step == self.config.steps or due(state.step, self.config.save_every):
             self.checkpoint()
@@ -176,6 +194,7 @@ class RunFolder:
         start = time.perf_counter()
         with self._heed.phase(droppable=True):
             result = self._evaluate()
+        self.pace.evaluation(time.perf_counter() - start)
         self.evaluations[step] = result
         lines = [
             {
@@ -195,6 +214,26 @@ class RunFolder:
             f"({sum(result.correct)} of {len(result.answered)} problems, {time.perf_counter() - start:.0f} s)"
         )
         return result
+
+
+class LastStep:
+    """A log of a single step that keeps nothing on disk."""
+
+    update: Mapping[str, float]
+
+    def timer(self, name: str) -> nullcontext[None]:
+        """Times nothing."""
+        return nullcontext()
+
+    def say(self, text: str) -> None:
+        """Shows a line."""
+        print(text)
+
+    def log(
+        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
+    ) -> None:
+        """Keeps what the update said."""
+        self.update = update
 
 
 def due(step: int, every: int) -> bool:

@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .engine.engine import Engine
+from .engine.engine import Engine, choose_row_budget
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
+from .evaluate.samples import Sampled, evaluate_samples
 from .learn import loop
 from .learn.checkpoint import newest
 from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import bound, self_check
 from .model.loading import load, use_threads
-from .records import Group, Problem, Prompt, TrainState, UserError
+from .preflight import look_ahead
+from .records import Problem, Prompt, TrainState, UserError
+from .report.trackers import find_package
 from .resume import Standing, changed_settings, check_data, cut_back, fingerprint, stood
-from .run import RunFolder, claim_folder
+from .run import LastStep, RunFolder, claim_folder
 from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
@@ -81,7 +84,8 @@ class GRPO:
         prompt = functools.partial(render, tokenizer=loaded.tokenizer, style=style)
         begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
         self.policy = Policy(loaded, prompt, begun, config)
-        self.engine = Engine(self.policy.network, config.row_budget)
+        network = self.policy.network
+        self.engine = Engine(network, config.row_budget or choose_row_budget(network, self.policy.sampling))
         self.state = TrainState(config.seed)
         self._checked = False
         self._stopped: Standing | None = None
@@ -174,22 +178,20 @@ class GRPO:
         data = self.config.data if data is None else data
         if data is None:
             raise UserError("train: name the problems, as `trainer.train(data)` or by the setting data")
+        find_package(self.config.track)  # refused before anything is spent
+        data = as_problems(data, self.config)
         train, held = self.split(data, eval_data or self.config.eval_data)
-        self.rewards.check(train)
-        for problem in (*train, *held):
-            self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
-        agreement = self.check(train[:2])
+        rehearsal = self.config.preflight and self.config.steps > 0 and self._stopped is None
+        found = look_ahead(self, data, train, held, rehearsal)
         run = self.open_run(train, held)
         run.say(self.announce(train, held))
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
-        run.say(agreement)
-        if loose := self.rewards.unguarded:
-            run.say(f"rewards {', '.join(loose)}: no other process can import them; they run here, without a time-out")
+        run.say(found)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
         try:
-            with run.kept_whole(), closing(self.rewards):
+            with run.opened(), closing(self.rewards):
                 loop.train(setup, run.start())
                 run.finish()
         finally:
@@ -210,6 +212,17 @@ class GRPO:
         self._stopped = None
         evaluate = functools.partial(self.evaluate, held) if held else None
         return RunFolder(self.config, replace(standing, data=data), evaluations, self.policy, len(train), evaluate)
+
+    def preflight(self, data: Data, eval_data: Data | None = None) -> str:
+        """What training on `data` would meet and take, found out without changing anything.
+
+        Raises:
+            UserError: prompts, log-probs or memory will not do.
+        """
+        problems = as_problems(data, self.config)
+        train, held = self.split(problems, eval_data or self.config.eval_data)
+        with closing(self.rewards):
+            return look_ahead(self, problems, train, held, rehearsal=True)
 
     def check(self, problems: Sequence[Problem]) -> str:
         """Compare sampler, trainer and the model's own forward, once; what was found, in one line.
@@ -248,10 +261,10 @@ class GRPO:
             UserError: the settings name no data, or nothing is held out.
         """
         if self.config.data is None:
-            raise UserError("the run was not given a file to train on; name the problems: grpocket eval RUN DATA.jsonl")
+            raise UserError("the run was not given a file to train on; name problems: grpocket eval RUN --data FILE")
         _, held = self.split(self.config.data, self.config.eval_data)
         if not held:
-            raise UserError("the run held no problems out; name some: grpocket eval RUN DATA.jsonl")
+            raise UserError("the run held no problems out; name some: grpocket eval RUN --data FILE")
         return held
 
     def announce(self, train: Sequence[Problem], held: Sequence[Problem]) -> str:
@@ -267,6 +280,12 @@ class GRPO:
         """Greedy answers to every problem, compared exactly with the known ones."""
         problems = as_problems(data, self.config)
         return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling)
+
+    def evaluate_samples(self, data: Data, samples: int) -> Sampled:
+        """That many answers to every problem, sampled at temperature 1: pass@k and mean@k."""
+        problems = as_problems(data, self.config)
+        policy = self.policy
+        return evaluate_samples(self.engine, problems, policy.render, policy.decode, policy.sampling, samples)
 
     def sample(self, question: str, base: bool = False, temperature: float = 0.0) -> str:
         """One answer to a question; greedy unless a temperature is given.
@@ -288,26 +307,6 @@ class GRPO:
 
 GPRO = GRPO
 """The spelling that the original used."""
-
-
-class LastStep:
-    """A log of a single step that keeps nothing on disk."""
-
-    update: Mapping[str, float]
-
-    def timer(self, name: str) -> nullcontext[None]:
-        """Times nothing."""
-        return nullcontext()
-
-    def say(self, text: str) -> None:
-        """Shows a line."""
-        print(text)
-
-    def log(
-        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
-    ) -> None:
-        """Keeps what the update said."""
-        self.update = update
 
 
 def rewards_of(config: Config, functions: Mapping[str, RewardCallable] | None = None) -> Rewards:

@@ -37,10 +37,10 @@ def choose_row_budget(network: Network, sampling: Sampling) -> int:
 class Engine:
     """Samples from the very module that is trained."""
 
-    def __init__(self, network: Network, row_budget: int | None = None) -> None:
+    def __init__(self, network: Network, row_budget: int) -> None:
         self.network = network
         self.row_budget = row_budget
-        """Rows decoded at the same time; chosen by the first call when it is None."""
+        """Rows decoded at the same time."""
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
         """G completions for each prompt, in the prompts' order.
@@ -52,24 +52,23 @@ class Engine:
         """
         if self.network.plain:
             return plain.generate(self.network, prompts, sampling)
-        budget = self.row_budget = self.row_budget or choose_row_budget(self.network, sampling)
         try:
-            return self._generate(prompts, sampling, budget)
+            return self._generate(prompts, sampling)
         except Exception as error:
             if not memory.is_shortage(error):
                 raise
         memory.release()
-        if budget <= sampling.num_samples:
+        if self.row_budget <= sampling.num_samples:
             raise StoppedError(
                 f"out of memory while sampling {sampling.num_samples} answers of up to {sampling.max_new_tokens} "
                 "tokens; lower max_new_tokens or group_size, or take a smaller model"
             )
-        self.row_budget = budget // 2
+        self.row_budget //= 2
         return self.generate(prompts, sampling)
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling, row_budget: int) -> list[tuple[Completion, ...]]:
-        schedule = Scheduler(prompts, sampling, row_budget)
+    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
+        schedule = Scheduler(prompts, sampling, self.row_budget)
         with self.network.ready():
             prefix = self._read_prefix(schedule.prefix)
             while schedule.unfinished:

@@ -45,6 +45,11 @@ class Evaluation:
         return tuple(a.correct for a in self.answered)
 
 
+def solves(text: str, problem: Problem) -> bool:
+    """Whether an answer is exactly right."""
+    return correctness(text, problem.answer) == 1.0
+
+
 def evaluate(
     engine: Engine,
     problems: Sequence[Problem],
@@ -58,7 +63,6 @@ def evaluate(
     answered = []
     for problem, (completion,) in zip(problems, completions, strict=True):
         text = decode(completion.token_ids)
-        solved = correctness(text, problem.answer) == 1.0
         cut = completion.finish_reason == "length"
-        answered.append(Answered(problem, text, solved, len(completion.token_ids), cut))
+        answered.append(Answered(problem, text, solves(text, problem), len(completion.token_ids), cut))
     return Evaluation(tuple(answered))

@@ -92,13 +92,17 @@ class Policy:
         """About what a checkpoint takes: what is trained and two moments of each, and some text."""
         return 3 * sum(parameter.nbytes for parameter in self.parameters()) + (1 << 20)
 
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The prompt's token ids, however many they are."""
+        return self._render(problem)
+
     def render(self, problem: Problem) -> tuple[int, ...]:
         """The prompt's token ids.
 
         Raises:
             UserError: the prompt and the longest answer do not fit the model's context.
         """
-        ids = self._render(problem)
+        ids = self.prompt_ids(problem)
         self.network.expect(len(ids) + self.sampling.max_new_tokens)
         if len(ids) + self.sampling.max_new_tokens > self.context:
             raise UserError(

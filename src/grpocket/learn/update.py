@@ -22,7 +22,7 @@ from ..algo.kl import KL
 from ..algo.losses import LOSSES, RATIOS, WEIGHTS, Clip, Totals, masked
 from ..config import Config
 from ..records import Batch, Group, StoppedError
-from .batch import count, halves, micro_batches, pack
+from .batch import Budget, count, halves, micro_batches, pack
 from .measure import Mismatch, Sums, measure
 from .policy import Policy
 from .schedule import learning_rate
@@ -69,11 +69,13 @@ def kl_of_rewards(groups: Sequence[Group], config: Config) -> float:
     return charged / sum(len(rollout.completion.token_ids) for rollout in rollouts)
 
 
-def prepare(policy: Policy, groups: Sequence[Group], config: Config, mismatch: Mismatch) -> list[Batch]:
-    """The groups in packed batches, with what stays fixed during the passes over them."""
+def prepare(
+    policy: Policy, groups: Sequence[Group], config: Config, mismatch: Mismatch, budget: Budget | None = None
+) -> list[Batch]:
+    """The groups in packed batches of the policy's budget or another, with what stays fixed during the passes."""
     everything = bool(config.entropy_coef) or (bool(config.kl_coef) and config.kl_in == "loss")
     chosen = [group for group in groups if group.is_live or everything]
-    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, policy.budget)]
+    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, budget or policy.budget)]
     if config.correction:
         found = zip(batches, frozen_logprobs(policy, batches), strict=True)
         batches = [corrected(batch, trainer_T, config, mismatch) for batch, trainer_T in found]

@@ -77,6 +77,11 @@ class Rewards:
         return cls(found, timeout)
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The most that each part can earn."""
+        return {name: weight for name, _, weight in self._rewards}
+
+    @property
     def unguarded(self) -> list[str]:
         """The functions of the user's that run in this process, where nothing can end them."""
         return [name for name, runner, _ in self._rewards if name not in REWARDS and isinstance(runner, InProcess)]
@@ -112,7 +117,7 @@ class Rewards:
         return values
 
     def _reward(self, row: Mapping[str, float | Fault | None]) -> Reward:
-        weights = {name: weight for name, _, weight in self._rewards}
+        weights = self.weights
         parts = {n: None if v is None or isinstance(v, Fault) else weights[n] * v for n, v in row.items()}
         faults = {n: v if isinstance(v, Fault) else None for n, v in row.items()}
         earned = [part for part in parts.values() if part is not None]
