@@ -20,7 +20,7 @@ ALLOWED = {
     "tasks": {"tasks", "records"},
     "learn": {"learn", "model", "algo", "config", "records"},
     "evaluate": {"evaluate", "tasks", "records"},
-    "report": {"report", "records"},
+    "report": {"report", "evaluate", "records"},
 }
 NO_TORCH = {"records", "config", "tasks", "report", "cli", "flags", "settings", "evaluate"}
 FILES = sorted(SOURCE.rglob("*.py"))
