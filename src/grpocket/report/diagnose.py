@@ -65,6 +65,13 @@ class Finding:
         """How bad it is."""
         return self.sign.severity
 
+    @property
+    def when(self) -> str:
+        """The steps after which it held."""
+        return f"Seen after step {self.since}" + (
+            f", last after step {self.until}." if self.until > self.since else "."
+        )
+
     def __str__(self) -> str:
         lines = [f"{self.severity}: {self.name}. {self.sign.evidence}", f"  remedy: {self.sign.remedy}"]
         return "\n".join(lines + ([f"  example: {self.sign.example}"] if self.sign.example else []))
