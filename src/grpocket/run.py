@@ -2,25 +2,33 @@
 
 runs/NAME/
     objective.txt    what is optimised, in words and one formula
+    environment.json versions and machine
     config.yaml      every setting; `grpocket train --config` repeats the run
     metrics.jsonl    one line a step
     rollouts.jsonl   one line an answer
     eval.jsonl       one line a held-out problem and evaluation
     adapter/         what was learned, in PEFT's format
+    report.html      all of this on one page
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from .config import Config
 from .evaluate.accuracy import Evaluation
 from .records import Group, TrainState, UserError
-from .report.console import Console, teaching_group
+from .report.console import Console, printable, teaching_group
+from .report.diagnose import Finding, Watch, diagnose
+from .report.environment import environment
+from .report.html import write_report
 from .report.metrics import append_lines, rollout_lines, step_metrics
+from .report.run_files import read_run
 
 
 class RunFolder:
@@ -41,7 +49,7 @@ class RunFolder:
         self.evaluations: list[Evaluation] = []
         self._save = save
         self._evaluate = evaluate
-        self._warned = False
+        self._watch = Watch(asdict(config))
         self._seconds: dict[str, float] = {}
         (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
 
@@ -67,7 +75,6 @@ class RunFolder:
         self.num_tokens += int(metrics.values["num_tokens"])
         last = state.step == self.config.steps
         self.console.step(metrics, self.evaluations[-1].accuracy if self.evaluations else None)
-        self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
         more: dict[str, float] = {
@@ -77,18 +84,25 @@ class RunFolder:
         }
         if (last or due(state.step, self.config.eval_every)) and self._evaluate:
             more["eval/accuracy"] = self.evaluate(state.step).accuracy
-        append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values, **more}])
-        append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups, dropped))
+        line, answers = {"step": state.step, **metrics.values, **more}, rollout_lines(state.step, groups, dropped)
+        append_lines(self.folder / "metrics.jsonl", [line])
+        append_lines(self.folder / "rollouts.jsonl", answers)
+        self.tell(self._watch.step(line, answers))
         if last or due(state.step, self.config.save_every):
             self._save(self.folder / self.config.weights_folder)
 
-    def _warn_of_truncation(self, share: float) -> None:
-        if share > 0.5 and not self._warned:
-            self._warned = True
-            self.console.say(
-                f"warning: {share:.0%} of the answers reached max_new_tokens={self.config.max_new_tokens} without "
-                "ending, so they can hardly be right; raise max_new_tokens"
-            )
+    def finish(self) -> None:
+        """Say what is wrong with the run, if anything is, and write its report."""
+        findings = diagnose(read_run(self.folder))
+        self.tell(findings)
+        if not findings:
+            self.say("diagnosis: nothing wrong found")
+        self.say(f"report: {write_report(self.folder)}")
+
+    def tell(self, findings: Sequence[Finding]) -> None:
+        """Show what was found, as its lines: what a model wrote in it can't move the cursor."""
+        for line in (line for finding in findings for line in str(finding).splitlines()):
+            self.say(printable(line))
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -98,6 +112,12 @@ class RunFolder:
         """Show a text, and keep it in the folder."""
         self.console.say(text)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+    def keep_environment(self, device: str) -> None:
+        """Write down versions and machine."""
+        (self.folder / "environment.json").write_text(
+            json.dumps(environment(device), indent=1) + "\n", encoding="utf-8"
+        )
 
     def evaluate(self, step: int) -> Evaluation:
         """Answer the held-out problems and keep the answers."""
@@ -109,6 +129,8 @@ class RunFolder:
             {
                 "step": step,
                 "problem": a.problem.id,
+                "question": a.problem.question,
+                "answer": a.problem.answer,
                 "correct": a.correct,
                 "text": a.text,
                 "tokens": a.tokens,
@@ -117,6 +139,7 @@ class RunFolder:
             for a in result.answered
         ]
         append_lines(self.folder / "eval.jsonl", lines)
+        self._watch.evaluated(lines)
         self.console.say(
             f"held-out accuracy at step {step}: {result.accuracy:.3f} "
             f"({sum(result.correct)} of {len(result.answered)} problems, {time.perf_counter() - start:.0f} s)"

@@ -141,10 +141,12 @@ class GRPO:
         run.say(self.announce(train, held))
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
+        run.keep_environment(str(self.policy.network.device))
         run.say(agreement)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
         self.state = loop.train(setup, run.start())
+        run.finish()
         before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
         return Result(run.folder, before, after)
 

@@ -59,7 +59,14 @@ def curve(axes: Any, line: Line, colour: str, dash: Any) -> None:
     steps, values = [x for x, _ in line.points], [y for _, y in line.points]
     axes.plot(steps, values, color=colour, linewidth=1.5, linestyle=dash, solid_capstyle="round", clip_on=False)
     if line.bounds:
-        axes.vlines(steps, [low for low, _ in line.bounds], [high for _, high in line.bounds], colour, linewidth=1.5, clip_on=False)
+        axes.vlines(
+            steps,
+            [low for low, _ in line.bounds],
+            [high for _, high in line.bounds],
+            colour,
+            linewidth=1.5,
+            clip_on=False,
+        )
     marked = slice(None) if line.bounds else slice(-1, None)
     axes.plot(steps[marked], values[marked], "o", color=colour, markersize=3.5, markeredgewidth=0, clip_on=False)
 
@@ -85,7 +92,7 @@ def of_the_page(svg: str) -> str:
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg, count=5).replace("xlink:href", "href")
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font: ([\d.]+px )[^;\"]*", lambda m: f"font-size: {m[1]}", svg)
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
     for colour, variable in COLOURS.items():
         svg = svg.replace(colour, f"var({variable})")
     return re.sub(r">\s+<", "><", svg).strip()
