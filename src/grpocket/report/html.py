@@ -75,7 +75,7 @@ def write_comparison(folders: Sequence[str | Path], path: Path) -> Path:
     figures = [Figure("Reward", "mean of a step", [metric(run, "reward", run.name) for run in runs])]
     figures.append(Figure("Held-out accuracy", "with its 95 % interval", [accuracy(r, r.name) for r in runs], 0.0, 1.0))
     figures += [
-        Figure(title, meaning, [figure_line(run, title, name, run.name) for run in runs])
+        Figure(title, meaning, [figure_line(run, title, name, run.name) for run in runs], 0.0, most(title))
         for title, meaning, name in METRICS[:4]
     ]
     shown = [Figure(f.title, f.meaning, [x for x in f.lines if x.points], f.low, f.high) for f in figures]
@@ -209,9 +209,13 @@ def figures(run: RunRecord) -> Iterator[Figure]:
     yield Figure("Held-out accuracy", "greedy and strict, 95 % interval", [held] if held.points else [], 0.0, 1.0)
     for title, meaning, name in METRICS:
         line = figure_line(run, title, name, title.lower())
-        is_share = title in SHARES
         shown = bool(line.points) and (any(y for _, y in line.points) or title != "Ratios clipped")
-        yield Figure(title, meaning, [line] if shown else [], 0.0, 1.0 if is_share else None)
+        yield Figure(title, meaning, [line] if shown else [], 0.0, most(title))
+
+
+def most(title: str) -> float | None:
+    """The upper end of a figure, where there is one."""
+    return 1.0 if title in SHARES else None
 
 
 def figure_line(run: RunRecord, title: str, name: str, label: str) -> Line:
