@@ -197,6 +197,12 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     assert "0 of 24 steps" in write_report(write_run(tmp_path / "run", finished=0.0)).read_text(encoding="utf-8")
 
 
+def test_a_single_step_and_values_below_zero_can_be_drawn(tmp_path):
+    write_report(write_run(tmp_path / "one", steps=1))
+    below = write_report(write_run(tmp_path / "below", update=lambda x: {"kl": -0.01})).read_text(encoding="utf-8")
+    assert "<h3>KL" in below
+
+
 def test_several_runs_stand_side_by_side(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "first")

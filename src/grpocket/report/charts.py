@@ -48,7 +48,8 @@ def draw(lines: Sequence[Line], name: str, low: float | None = None, high: float
         axes = figure.add_axes((0.1, 0.13, 0.87, 0.83))
         for at, line in reversed(list(enumerate(lines[:MOST_LINES]))):
             curve(axes, line, LINES[at], DASHES[at])
-        dress(axes, low, high)
+        least = min((y for line in lines for _, y in line.points), default=0.0)
+        dress(axes, None if low is None else min(low, least), high)  # an estimate of the KL may be below 0
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return of_the_page(file.getvalue())
