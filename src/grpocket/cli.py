@@ -168,7 +168,7 @@ def report(arguments: list[str]) -> None:
     parser.add_argument("runs", nargs="+", help="the folder of a run; several are laid side by side")
     parser.add_argument("--watch", action="store_true", help="write it again every few seconds until the run ends")
     options = parser.parse_args(arguments)
-    from .report.html import REFRESH_SECONDS, write_comparison, write_report
+    from .report.page import REFRESH_SECONDS, write_comparison, write_report
     from .report.run_files import read_run
 
     if len(options.runs) > 1:

@@ -26,8 +26,8 @@ from .records import Group, TrainState, UserError
 from .report.console import Console, printable, teaching_group
 from .report.diagnose import Finding, Watch, diagnose
 from .report.environment import environment
-from .report.html import write_report
 from .report.metrics import append_lines, rollout_lines, step_metrics
+from .report.page import write_report
 from .report.run_files import read_run
 
 

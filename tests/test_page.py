@@ -13,7 +13,7 @@ import pytest
 
 from grpocket.cli import main
 from grpocket.records import UserError
-from grpocket.report.html import write_comparison, write_report
+from grpocket.report.page import write_comparison, write_report
 from grpocket.report.run_files import read_lines, read_run
 from runs import write_run
 
@@ -247,7 +247,7 @@ def test_diagnose_says_what_was_found_or_what_was_looked_for(tmp_path, capsys):
 
 def test_every_finding_and_curve_is_explained():
     from grpocket.report.diagnose import NAMES
-    from grpocket.report.html import METRICS
+    from grpocket.report.page import METRICS
 
     text = (Path(__file__).parent.parent / "docs" / "reading-a-run.md").read_text(encoding="utf-8").lower()
     for name in (*NAMES, "reward", "held-out accuracy", *(title.lower() for title, _, _ in METRICS)):
