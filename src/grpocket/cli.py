@@ -1,4 +1,4 @@
-"""The command line: `grpocket train | check | eval | sample | rewards | data`.
+"""The command line: `grpocket train | check | eval | sample | diagnose | report | rewards | data`.
 
 A command is a function with a parser of its own. torch is imported only when a model is needed, so
 that `--help` answers at once. A user's mistake is one line on stderr and exit code 2.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
@@ -31,6 +33,8 @@ Teach a language model to reason with GRPO, on the machine you have.
   check DATA.jsonl       what training on it would meet and take, without training
   eval RUN               base and trained model on the same problems
   sample "QUESTION"      what the base and the trained model answer
+  diagnose RUN           why a run does not learn, by name
+  report RUN [RUN ...]   a run as one page, or several side by side
   rewards                the built-in rewards, and how to write your own
   data arithmetic        make arithmetic problems, as JSONL
 
@@ -192,6 +196,48 @@ def sample(arguments: list[str]) -> None:
         print(f"trained: {printable(trainer.sample(options.question))}")
 
 
+# diagnose, report
+
+
+def diagnose(arguments: list[str]) -> None:
+    """`grpocket diagnose RUN`"""
+    parser = Parser(prog="grpocket diagnose", description="What goes wrong in a run, with the evidence and a remedy.")
+    parser.add_argument("run", help="the folder of a run, finished or not")
+    options = parser.parse_args(arguments)
+    from .report.console import printable
+    from .report.diagnose import NAMES, history
+    from .report.run_files import read_run
+
+    run = read_run(options.run)
+    findings = history(run)
+    for finding in findings:
+        for line in f"{finding}\n  {finding.when}".splitlines():
+            print(printable(line))
+    if not findings:
+        print(f"nothing wrong found in {len(run.steps)} steps, {len(run.answers)} answers and their metrics.")
+        print(f"looked for after every step: {', '.join(NAMES)}")
+
+
+def report(arguments: list[str]) -> None:
+    """`grpocket report RUN [RUN ...] [--watch]`"""
+    parser = Parser(prog="grpocket report", description="One page that needs no network and no script.")
+    parser.add_argument("runs", nargs="+", help="the folder of a run; several are laid side by side")
+    parser.add_argument("--watch", action="store_true", help="write it again every few seconds until the run ends")
+    options = parser.parse_args(arguments)
+    from .report.page import REFRESH_SECONDS, write_comparison, write_report
+    from .report.run_files import read_run
+
+    if len(options.runs) > 1:
+        if options.watch:
+            raise UserError("--watch: follows one run; name one, or leave --watch out")
+        print(write_comparison(options.runs, Path("comparison.html")))
+        return
+    print(write_report(options.runs[0], refresh=options.watch), flush=True)
+    while options.watch and not read_run(options.runs[0]).is_finished:
+        time.sleep(REFRESH_SECONDS)
+        write_report(options.runs[0], refresh=True)
+
+
 # rewards, data
 
 
@@ -252,6 +298,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "check": check,
     "eval": evaluate,
     "sample": sample,
+    "diagnose": diagnose,
+    "report": report,
     "rewards": rewards,
     "data": data,
 }

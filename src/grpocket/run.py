@@ -2,18 +2,21 @@
 
 runs/NAME/
     objective.txt    what is optimised, in words and one formula
+    environment.json versions and machine
     config.yaml      every setting; `grpocket train --config` repeats the run
     metrics.jsonl    one line a step
     rollouts.jsonl   one line an answer
     eval.jsonl       one line a held-out problem and evaluation
     checkpoints/     the newest ones; `grpocket train --resume runs/NAME` goes on from there
     adapter/         what was learned, in PEFT's format, once the run is done
+    report.html      all of this on one page
 
 A step is kept before it is evaluated, so that an evaluation that was interrupted costs no step.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +32,13 @@ from .evaluate.accuracy import Evaluation
 from .learn import checkpoint
 from .learn.policy import Policy
 from .records import Group, StoppedError, TrainState, UserError
-from .report.console import Console, teaching_group
+from .report.console import Console, printable, teaching_group
+from .report.diagnose import Finding, Watch, diagnose
+from .report.environment import environment
 from .report.metrics import append_lines, rollout_lines, step_metrics
 from .report.pace import Pace
+from .report.page import write_report
+from .report.run_files import read_run
 from .report.trackers import open_tracker
 from .resume import Standing, amend
 from .signals import Heed, Interrupted
@@ -59,7 +66,7 @@ class RunFolder:
         self.tracker = open_tracker(config.track, self.folder.name, asdict(config))
         self._policy = policy
         self._evaluate = evaluate
-        self._warned = False
+        self._watch = Watch(asdict(config))
         self._seconds: dict[str, float] = {}
         self._heed = Heed()
         checkpoint.replace_text(self.folder / "config.yaml", config.to_yaml())
@@ -97,13 +104,10 @@ class RunFolder:
 
     def start(self) -> TrainState:
         """Where to go on, after the evaluation that is due there."""
+        if self.standing.state.step:
+            self._watch.catch_up(read_run(self.folder))
         self._evaluate_when_due()
         return self.standing.state
-
-    def finish(self) -> None:
-        """Put what was learned where people look for it."""
-        needed = self._policy.checkpoint_bytes
-        self._written(lambda: checkpoint.place(self.folder / self.config.weights_folder, self._policy.save, needed))
 
     @contextmanager
     def timer(self, name: str) -> Iterator[None]:
@@ -127,7 +131,6 @@ class RunFolder:
         evaluations = self.config.evaluations_after(state.step) if self._evaluate else 0
         left = self.pace.left(self.config.steps - state.step, evaluations)
         self.console.step(metrics, latest.accuracy if latest else None, left)
-        self._warn_of_truncation(metrics.values["completions/clipped_ratio"])
         if due(state.step, self.config.show_every) and (group := teaching_group(groups)):
             self.console.group(group)
         more: dict[str, float] = {
@@ -135,9 +138,11 @@ class RunFolder:
             "num_tokens": num_tokens,
             "extra_groups": len(dropped),
         }
-        append_lines(self.folder / "metrics.jsonl", [{"step": state.step, **metrics.values, **more}])
+        line, answers = {"step": state.step, **metrics.values, **more}, rollout_lines(state.step, groups, dropped)
+        append_lines(self.folder / "metrics.jsonl", [line])
+        append_lines(self.folder / "rollouts.jsonl", answers)
         self.tracker.log(state.step, {**metrics.values, **more})
-        append_lines(self.folder / "rollouts.jsonl", rollout_lines(state.step, groups, dropped))
+        self.tell(self._watch.step(line, answers))
         if state.step == self.config.steps or due(state.step, self.config.save_every):
             self.checkpoint()
         self._evaluate_when_due()
@@ -171,13 +176,20 @@ class RunFolder:
         if self._evaluate and step not in self.evaluations and (step in (0, self.config.steps) or due(step, every)):
             self.evaluate(step)
 
-    def _warn_of_truncation(self, share: float) -> None:
-        if share > 0.5 and not self._warned:
-            self._warned = True
-            self.console.say(
-                f"warning: {share:.0%} of the answers reached max_new_tokens={self.config.max_new_tokens} without "
-                "ending, so they can hardly be right; raise max_new_tokens"
-            )
+    def finish(self) -> None:
+        """Put what was learned where people look for it, say what is wrong if anything is, and write the report."""
+        needed = self._policy.checkpoint_bytes
+        self._written(lambda: checkpoint.place(self.folder / self.config.weights_folder, self._policy.save, needed))
+        findings = diagnose(read_run(self.folder))
+        self.tell(findings)
+        if not findings:
+            self.say("diagnosis: nothing wrong found")
+        self.say(f"report: {write_report(self.folder)}")
+
+    def tell(self, findings: Sequence[Finding]) -> None:
+        """Show what was found, as its lines: what a model wrote in it can't move the cursor."""
+        for line in (line for finding in findings for line in str(finding).splitlines()):
+            self.say(printable(line))
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -187,6 +199,12 @@ class RunFolder:
         """Show a text, and keep it in the folder."""
         self.console.say(text)
         (self.folder / name).write_text(text + "\n", encoding="utf-8")
+
+    def keep_environment(self, device: str) -> None:
+        """Write down versions and machine."""
+        (self.folder / "environment.json").write_text(
+            json.dumps(environment(device), indent=1) + "\n", encoding="utf-8"
+        )
 
     def evaluate(self, step: int) -> Evaluation:
         """Answer the held-out problems and keep the answers."""
@@ -200,6 +218,8 @@ class RunFolder:
             {
                 "step": step,
                 "problem": a.problem.id,
+                "question": a.problem.question,
+                "answer": a.problem.answer,
                 "correct": a.correct,
                 "text": a.text,
                 "tokens": a.tokens,
@@ -209,6 +229,7 @@ class RunFolder:
         ]
         amend(self.folder / "metrics.jsonl", step, {"eval/accuracy": result.accuracy})
         append_lines(self.folder / "eval.jsonl", lines)
+        self._watch.evaluated(lines)
         self.console.say(
             f"held-out accuracy at step {step}: {result.accuracy:.3f} "
             f"({sum(result.correct)} of {len(result.answered)} problems, {time.perf_counter() - start:.0f} s)"

@@ -187,6 +187,7 @@ class GRPO:
         run.say(self.announce(train, held))
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
+        run.keep_environment(str(self.policy.network.device))
         run.say(found)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)

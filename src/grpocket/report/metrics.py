@@ -51,8 +51,8 @@ def _parts(rollouts: Sequence[Rollout]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in dict.fromkeys(name for r in rollouts for name in r.reward.parts):
         values = [part for r in rollouts if (part := r.reward.parts.get(name)) is not None]
-        found[f"rewards/{name}/mean"] = _mean(values)
-        found[f"rewards/{name}/std"] = pstdev(values) if values else 0.0
+        if values:  # a function that had nothing to say in this step gave no 0
+            found |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": pstdev(values)}
     return found
 
 
