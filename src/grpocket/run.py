@@ -11,6 +11,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,7 +137,7 @@ def claim_folder(config: Config) -> Path:
         UserError: `output_dir` already holds a run.
     """
     if config.output_dir is None:
-        stem = Path(config.data).stem if config.data else "run"
+        stem = re.sub(r"[^\w.-]+", "-", Path(config.data).stem) if config.data else "run"
         number = 1
         while (folder := Path("runs") / f"{stem}-{number}").exists():
             number += 1

@@ -16,6 +16,8 @@ import regex
 from ..records import UserError
 
 DEFAULT = "<think>{think}</think><answer>{answer}</answer>"
+RESULT = "only the result"
+"""What stands for the answer when a model is asked for a template; a copy of that is no answer."""
 SECONDS = 0.1
 """How long a regular expression may look at one text."""
 
@@ -71,7 +73,7 @@ class Template:
         """What asks a model for this form; for the default one in words that small models follow better."""
         if self.pattern == DEFAULT:
             return "Reason in <think></think>, then write only the result in <answer></answer>."
-        return "Answer in this form: " + self.write("your reasoning", "only the result")
+        return "Answer in this form: " + self.write("your reasoning", RESULT)
 
     def write(self, think: str, answer: str) -> str:
         """An answer in this form."""
@@ -90,13 +92,13 @@ class Template:
             if field:
                 found[field] = text[at:end].strip()
             at = end + len(mark)
-        return found["think"], found["answer"]
+        return None if found["answer"].startswith(RESULT) else (found["think"], found["answer"])
 
     def last_answer(self, text: str) -> str | None:
         """The last answer in a text that need not be in this form; None when there is none, or it is not closed."""
         at = [field for field, _ in self.pieces].index("answer")
         opens, closes = self.pieces[at - 1][1], self.pieces[at][1]
-        before, found, after = text.rpartition(opens)
+        _, found, after = text.rpartition(opens)
         end = closing(after, closes, 0) if found else None
         return None if end is None else after[:end].strip()
 

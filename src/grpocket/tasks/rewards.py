@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..records import Problem, Reward, UserError
-from . import symbolic
+from . import gym, symbolic
 from .formats import TAGS, Form
 from .language import consistency, detect
 
@@ -55,10 +55,25 @@ def language_consistency(
     return consistency(completion, language or detect(question))
 
 
+def reasoning_gym(
+    completion: str, answer: str, *, reasoning_gym: Mapping[str, Any] | None = None, form: Form = TAGS
+) -> float:
+    """1 when the last answer is the gold one, or another that the problem's own scorer takes.
+
+    Raises:
+        UserError: the problem was not made by reasoning-gym.
+    """
+    if reasoning_gym is None:
+        raise UserError("reward 'reasoning_gym' is for data from reasoning_gym:TASK; use the reward correctness")
+    given = form.last_answer(completion)
+    return float(given is not None and gym.solves(given, answer, reasoning_gym))
+
+
 REWARDS: dict[str, RewardCallable] = {
     "correctness": correctness,
     "format": answer_format,
     "language": language_consistency,
+    "reasoning_gym": reasoning_gym,
 }
 WEIGHTS: dict[str, float] = {"correctness": 1.0, "format": 0.25, "language": 0.10}
 

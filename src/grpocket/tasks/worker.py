@@ -27,9 +27,9 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 Call = Mapping[str, Any]
-"""{"arguments": {...}, "extras": ["trainer_state"], "step": 3, "rows": 8}; `rows` is None where one value is wanted."""
+"""{"arguments": {...}, "extras": ["trainer_state"], "step": 3, "rows": 8}; `rows` is None in the one-sample form."""
 Outcomes = list[dict[str, Any]]
-"""One a row: {"value": 0.5}, {"value": None}, {"error": "ValueError: ...", "traceback": "..."} or {"timeout": "..."}."""
+"""One a row: {"value": 0.5}, {"value": None}, {"error": "ValueError: no", "traceback": "..."}, {"timeout": "..."}."""
 EXTRAS = ("trainer_state", "log_extra", "log_metric")
 """What TRL passes beside the data: the first with the step alone, the other two do nothing."""
 
@@ -37,9 +37,8 @@ EXTRAS = ("trainer_state", "log_extra", "log_metric")
 def run(function: Callable[..., Any], calls: list[Call], timeout: float) -> Iterator[tuple[int, Outcomes]]:
     """(which call, its outcomes), one call after the other; async ones at the same time, each with its time-out."""
     if is_async(function):
-        yield from enumerate(
-            asyncio.run_coroutine_threadsafe(together(function, calls, timeout), event_loop()).result()
-        )
+        answers = asyncio.run_coroutine_threadsafe(together(function, calls, timeout), event_loop())
+        yield from enumerate(answers.result())
         return
     for at, call in enumerate(calls):
         try:
@@ -140,7 +139,9 @@ def describe(function: Callable[..., Any]) -> dict[str, Any]:
     required = [p.name for p in parameters if p.default is p.empty]
     if unnamed := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in required]:
         raise ValueError(f"parameter {unnamed[0]!r} can only be given by position; remove the / from its signature")
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    settled = getattr(function, "keywords", {})  # by functools.partial
+    by_name = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    named = [name for name in by_name if name not in settled]
     return {
         "parameters": {name: name in required for name in named},
         "takes_all": any(p.kind is p.VAR_KEYWORD for p in parameters),
@@ -185,9 +186,8 @@ def main() -> None:
         function = load(setup["place"], setup["name"])
         reply(describe(function))
     except (Exception, SystemExit) as error:
-        reply(
-            {"refused": one_line(str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}")}
-        )
+        kind = "" if type(error) is LookupError else f"{type(error).__name__}: "
+        reply({"refused": one_line(f"{kind}{error}")})
         return
     for line in calls:
         # No call outlives its parent: should that be killed, nobody is left to keep the time.
