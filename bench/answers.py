@@ -19,13 +19,13 @@ from grpocket.tasks.answers import equal
 SPEED = [("42", "42"), ("41", "42"), ("1,250.50", "1250.5"), ("3/4", "0.75"), ("$5", "5"), ("B", "(C)"), ("yes", "No")]
 
 
-def spelled(value: Fraction, rng: random.Random) -> str:
+def spelled(value: Fraction, rng: random.Random, alone: bool = False) -> str:
     ways = [f"{value.numerator}/{value.denominator}", f"\\frac{{{value.numerator}}}{{{value.denominator}}}"]
     if value.denominator == 1:
         ways = [f"{value.numerator}", f"{value.numerator:,}", f"{value.numerator}.0", f"+{value.numerator}"]
-        ways += [f"${value.numerator}$", f"\\boxed{{{value.numerator}}}"]
+        ways += [f"${value.numerator}$", f"\\boxed{{{value.numerator}}}"] * alone
     elif value * 1000 == int(value * 1000):
-        ways += [f"{float(value):g}", f"{float(value) * 100:g}\\%"]
+        ways += [f"{float(value)}", f"{float(value * 100)}\\%"]
     return rng.choice(ways).replace("+-", "-")
 
 
@@ -39,7 +39,8 @@ def pair(rng: random.Random) -> tuple[str, str, str]:
     same = rng.random() < 0.5
     a = number(rng)
     b = a if same else rng.choice([-a, a + 1, a * 10, 1 / a if a else a + 2, a / 100])
-    x, y, c = spelled(a, rng), spelled(b, rng), rng.randint(0, 9)
+    x, y = (spelled(v, rng, alone=kind == "number") for v in (a, b))
+    c = rng.randint(0, 9)
     if kind == "tuple":
         return kind, f"({c}, {x})", f"({c}, {y})"
     if kind == "set":
@@ -70,10 +71,8 @@ def agreement() -> None:
 
     def theirs(known: str, given: str, kind: str) -> bool:
         config = [StringExtractionConfig()] if kind == "choice" else [LatexExtractionConfig(), ExprExtractionConfig()]
-        read = [
-            parse(t if kind == "choice" or "$" in t else f"${t}$", extraction_config=config) for t in (known, given)
-        ]
-        return verify(*read)
+        texts = [text if kind == "choice" or "$" in text else f"${text}$" for text in (known, given)]
+        return verify(*(parse(text, extraction_config=config) for text in texts))
 
     rng = random.Random(0)
     differ: dict[tuple[str, bool], list[tuple[str, str]]] = defaultdict(list)
