@@ -192,6 +192,18 @@ def test_made_data_can_be_trained_on(home, capsys):
     assert {row["num_terms"] for row in rows} == {2}
 
 
+def test_a_task_of_reasoning_gym_can_be_trained_on_in_another_format(home, capsys):
+    pytest.importorskip("reasoning_gym")
+    name = "reasoning_gym:chain_sum:max_terms=3,size=24"
+    form = ["--answer_format", "<reasoning>{think}</reasoning><result>{answer}</result>"]
+    rewards = ["--rewards", "correctness", "reasoning_gym", "--reward_weights", "1", "1"]
+    assert main(["train", name, *SMALL, *form, *rewards, "--steps", "1"]) == 0
+    assert 'question from "question", answer from "answer"' in capsys.readouterr().out
+    run = home / "runs" / "reasoning_gym-chain_sum-max_terms-3-size-24-1"
+    assert "rewards/reasoning_gym/mean" in json.loads((run / "metrics.jsonl").read_text())
+    assert main(["eval", str(run), "--limit", "3"]) == 0
+
+
 def test_lists_are_taken_as_people_write_them(home, capsys):
     write_data(home)
     for number, given in enumerate((["format", "correctness"], ["format,correctness"], ["[format,correctness]"])):

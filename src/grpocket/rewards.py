@@ -3,12 +3,12 @@
 from .tasks.rewards import (
     REWARDS,
     WEIGHTS,
+    answer_format,
     conciseness,
     correctness,
     exact_match,
     language_consistency,
     repetition,
-    think_answer_format,
 )
 from .tasks.scoring import Rewards
 
@@ -16,10 +16,10 @@ __all__ = [
     "REWARDS",
     "WEIGHTS",
     "Rewards",
+    "answer_format",
     "conciseness",
     "correctness",
     "exact_match",
     "language_consistency",
     "repetition",
-    "think_answer_format",
 ]

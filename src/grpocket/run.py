@@ -17,6 +17,7 @@ A step is kept before it is evaluated, so that an evaluation that was interrupte
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -269,7 +270,7 @@ def claim_folder(config: Config) -> Path:
         UserError: `output_dir` already holds a run.
     """
     if config.output_dir is None:
-        stem = Path(config.data).stem if config.data else "run"
+        stem = re.sub(r"[^\w.-]+", "-", Path(config.data).stem) if config.data else "run"
         number = 1
         while (folder := Path("runs") / f"{stem}-{number}").exists():
             number += 1

@@ -36,8 +36,9 @@ from .run import LastStep, RunFolder, claim_folder
 from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
+from .tasks.formats import form
 from .tasks.prompts import PromptStyle, opening, render, render_text
-from .tasks.rewards import RewardCallable
+from .tasks.rewards import RewardCallable, correctness
 from .tasks.scoring import Rewards, name_of
 
 Data = str | Path | MathDataset | Iterable[tuple[str, str]] | Sequence[Problem]
@@ -79,10 +80,11 @@ class GRPO:
         self._functions = {name: function for name, function in named.items() if function}
         self.config = config = from_values(settings) if config is None else replace(config, **settings)
         use_threads(config.threads)
+        self.form = form(config.answer_format)
+        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think, self.form)
         loaded = load(config)
-        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think)
         prompt = functools.partial(render, tokenizer=loaded.tokenizer, style=style)
-        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
+        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style), self.form)
         self.policy = Policy(loaded, prompt, begun, config)
         network = self.policy.network
         self.engine = Engine(network, config.row_budget or choose_row_budget(network, self.policy.sampling))
@@ -280,13 +282,14 @@ class GRPO:
     def evaluate(self, data: Data) -> Evaluation:
         """Greedy answers to every problem, compared exactly with the known ones."""
         problems = as_problems(data, self.config)
-        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling)
+        correct = functools.partial(correctness, form=self.form)
+        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling, correct)
 
     def evaluate_samples(self, data: Data, samples: int) -> Sampled:
         """That many answers to every problem, sampled at temperature 1: pass@k and mean@k."""
         problems = as_problems(data, self.config)
-        policy = self.policy
-        return evaluate_samples(self.engine, problems, policy.render, policy.decode, policy.sampling, samples)
+        correct, policy = functools.partial(correctness, form=self.form), self.policy
+        return evaluate_samples(self.engine, problems, policy.render, policy.decode, policy.sampling, samples, correct)
 
     def sample(self, question: str, base: bool = False, temperature: float = 0.0) -> str:
         """One answer to a question; greedy unless a temperature is given.
@@ -318,7 +321,7 @@ def rewards_of(config: Config, functions: Mapping[str, RewardCallable] | None = 
     """
     weights = dict(zip(config.rewards, config.reward_weights, strict=True))
     language = None if config.language == "auto" else config.language
-    return Rewards.named(weights, language, config.reward_timeout, functions)
+    return Rewards.named(weights, language, config.reward_timeout, functions, form(config.answer_format))
 
 
 def as_problem(question: str, answer: str, name: str) -> Problem:

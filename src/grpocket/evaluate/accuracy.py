@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..records import Engine, Problem, Prompt, Sampling
-from ..tasks.rewards import correctness
+
+Correct = Callable[[str, str], float | None]
+"""(text, the known answer) -> 1 where the text is exactly right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +47,13 @@ class Evaluation:
         return tuple(a.correct for a in self.answered)
 
 
-def solves(text: str, problem: Problem) -> bool:
-    """Whether an answer is exactly right."""
-    return correctness(text, problem.answer) == 1.0
-
-
 def evaluate(
     engine: Engine,
     problems: Sequence[Problem],
     render: Callable[[Problem], tuple[int, ...]],
     decode: Callable[[Sequence[int]], str],
     sampling: Sampling,
+    correct: Correct,
 ) -> Evaluation:
     """Answer every problem once, greedily, within `sampling.max_new_tokens`."""
     prompts = [Prompt(render(problem), key=(0, 0, index)) for index, problem in enumerate(problems)]
@@ -63,6 +61,7 @@ def evaluate(
     answered = []
     for problem, (completion,) in zip(problems, completions, strict=True):
         text = decode(completion.token_ids)
+        solved = correct(text, problem.answer) == 1.0
         cut = completion.finish_reason == "length"
-        answered.append(Answered(problem, text, solves(text, problem), len(completion.token_ids), cut))
+        answered.append(Answered(problem, text, solved, len(completion.token_ids), cut))
     return Evaluation(tuple(answered))

@@ -12,7 +12,7 @@ from math import comb
 from statistics import fmean
 
 from ..records import Engine, Problem, Prompt, Sampling
-from .accuracy import solves
+from .accuracy import Correct
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,12 @@ def evaluate_samples(
     decode: Callable[[Sequence[int]], str],
     sampling: Sampling,
     samples: int,
+    correct: Correct,
 ) -> Sampled:
     """Answer every problem `samples` times, within `sampling.max_new_tokens`."""
     prompts = [Prompt(render(problem), key=(0, 0, index)) for index, problem in enumerate(problems)]
     completions = engine.generate(prompts, replace(sampling, num_samples=samples, temperature=1.0))
     answers = zip(problems, completions, strict=True)
-    return Sampled(tuple(tuple(solves(decode(c.token_ids), problem) for c in group) for problem, group in answers))
+    return Sampled(
+        tuple(tuple(correct(decode(c.token_ids), problem.answer) == 1.0 for c in group) for problem, group in answers)
+    )

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ..evaluate.intervals import Interval, paired_difference, wilson
+from ..evaluate.verdict import verdict
 from .charts import MOST_LINES, Line, draw
 from .diagnose import NAMES, history
 from .run_files import Answer, HeldOut, RunRecord, groups, read_run
@@ -152,16 +153,8 @@ class Outcome:
     before: Interval
     after: Interval
     difference: Interval
-
-    @property
-    def verdict(self) -> str:
-        """The difference in words."""
-        value, low, high = self.difference
-        if low > 0:
-            return f"better by {value:.3f} [{low:.3f}, {high:.3f}]"
-        if high < 0:
-            return f"worse by {-value:.3f} [{-high:.3f}, {-low:.3f}]"
-        return f"not distinguishable from noise: {self.difference}"
+    verdict: str
+    """The difference in words."""
 
 
 def outcome(run: RunRecord) -> Outcome | None:
@@ -173,7 +166,7 @@ def outcome(run: RunRecord) -> Outcome | None:
     both = both_answers(evaluations[first], evaluations[last])
     before, after = [b.correct for b, _ in both], [a.correct for _, a in both]
     shares = wilson(sum(before), len(both)), wilson(sum(after), len(both))
-    return Outcome(first, last, len(both), *shares, paired_difference(before, after))
+    return Outcome(first, last, len(both), *shares, paired_difference(before, after), verdict(before, after))
 
 
 def both_answers(before: Sequence[HeldOut], after: Sequence[HeldOut]) -> list[tuple[HeldOut, HeldOut]]:

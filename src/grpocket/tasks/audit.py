@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 
 from ..records import Problem, Reward
 from .answers import equal
+from .formats import TAGS, Template
 
 NUMBERS = " ".join(map(str, range(101)))
-JUNK: dict[str, Callable[[Problem, str], str]] = {
-    "an empty text": lambda problem, other: "",
-    "the question again": lambda problem, other: problem.question,
-    "empty tags": lambda problem, other: "<think></think><answer></answer>",
-    "every number from 0 to 100": lambda problem, other: f"{NUMBERS} <answer>{NUMBERS}</answer>",
-    "another row's answer": lambda problem, other: well_formed(problem, other),
+JUNK: dict[str, Callable[[Problem, str, Template], str]] = {
+    "an empty text": lambda problem, other, form: "",
+    "the question again": lambda problem, other, form: problem.question,
+    "empty tags": lambda problem, other, form: form.write("", ""),
+    "every number from 0 to 100": lambda problem, other, form: NUMBERS + form.write(NUMBERS, NUMBERS),
+    "another row's answer": lambda problem, other, form: form.write(problem.question, other),
 }
-"""name -> (problem, an answer that is wrong) -> a text that deserves nothing for correctness."""
+"""name -> (problem, an answer that is wrong, the form asked for) -> a text that deserves nothing for correctness."""
 
 
 @dataclass
@@ -63,25 +64,21 @@ def audit(
     problems: Sequence[Problem],
     score: Callable[[Problem, str], Reward],
     weights: Mapping[str, float],
+    form: Template = TAGS,
     limit_seconds: float = 5.0,
 ) -> Audit:
     """Try `score` on every problem, or on as many as the time allows; `weights` tells the most each part can earn."""
     found = Audit()
     end = time.perf_counter() + limit_seconds
     for problem in problems:
-        gold = _score(found, score, problem, well_formed(problem, problem.answer))
+        gold = _score(found, score, problem, form.write(problem.question, problem.answer))
         if gold is not None:
             _judge_gold(found, problem, gold, weights)
-            _judge_junk(found, problem, gold, _another(problems, problem), score)
+            _judge_junk(found, problem, gold, _another(problems, problem), score, form)
         found.rows += 1
         if time.perf_counter() > end:
             break
     return found
-
-
-def well_formed(problem: Problem, answer: str) -> str:
-    """An answer in the form that is asked for; the thought is in the question's own language."""
-    return f"<think>{problem.question}</think><answer>{answer}</answer>"
 
 
 def _judge_gold(found: Audit, problem: Problem, gold: Reward, weights: Mapping[str, float]) -> None:
@@ -93,12 +90,17 @@ def _judge_gold(found: Audit, problem: Problem, gold: Reward, weights: Mapping[s
 
 
 def _judge_junk(
-    found: Audit, problem: Problem, gold: Reward, other: str | None, score: Callable[[Problem, str], Reward]
+    found: Audit,
+    problem: Problem,
+    gold: Reward,
+    other: str | None,
+    score: Callable[[Problem, str], Reward],
+    form: Template,
 ) -> None:
     for kind, text in JUNK.items():
         if other is None and kind == "another row's answer":
             continue
-        reward = _score(found, score, problem, text(problem, other or ""))
+        reward = _score(found, score, problem, text(problem, other or "", form))
         if reward is None or reward.value is None:
             continue
         if (reward.parts.get("correctness") or 0.0) > 0 or reward.value >= (gold.value or 0.0):

@@ -1,9 +1,9 @@
-"""A file of questions with known answers: JSONL in, `Problem` out.
+"""Questions with known answers: rows of a file or of another source in, `Problem` out.
 
 Understands the column names in common use, prompts that are strings or conversations, the golds of
 GSM8K (`#### 42`) and MATH (`\\boxed{42}`), and tiny-grpo's `num_terms` and `num_digits` as filters.
-The columns are chosen by the first row and hold for the whole file. Other formats and the Hub are
-left out: their readers turn "007", dates and long integers into something else.
+The columns are chosen by the first row and hold for the whole file. Other file formats are left out:
+their readers turn "007", dates and long integers into something else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, overload
 
 from ..records import Message, Problem, UserError
 from . import answers
-from .jsonl import NumberText, Row, RowError, plain, rows, shown
+from .jsonl import NumberText, Row, RowError, plain, shown
+from .sources import rows
 
 QUESTION_COLUMNS = ("question", "prompt", "problem")
 ANSWER_COLUMNS = ("answer", "solution", "ground_truth")
@@ -28,7 +29,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class MathDataset(Sequence[tuple[str, str]]):
-    """(question, answer) pairs of a JSONL file; `.problems` has the same as records.
+    """(question, answer) pairs of a JSONL file, or of `hub:` or `reasoning_gym:`; `.problems` has them as records.
 
     `max_terms` and `max_digits` keep the rows whose `num_terms` and `num_digits` are at most that;
     `limit` keeps the first so many of what is left. A slice is a list of pairs.
@@ -120,8 +121,8 @@ class _Columns:
 
 def _first_of(names: Sequence[str], row: Row) -> str:
     for name in names:
-        if name in row:
-            return name
+        if found := next((column for column in row if column.casefold() == name), None):
+            return found
     raise RowError(f'no column "{names[0]}" (or {", ".join(names[1:])}); found {_names(row)}; rename one of them')
 
 

@@ -11,35 +11,37 @@ one that backtracks for ever has to be killed, so it belongs in a function of th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from . import answers
+from ..records import UserError
+from . import gym, symbolic
+from .formats import TAGS, Form
 from .language import consistency, detect
 
 RewardCallable = Callable[..., float | None]
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_FORMAT = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
+
+def correctness(completion: str, answer: str, *, form: Form = TAGS) -> float | None:
+    """1 when the last answer is the gold answer, by the rules of `answers` and, for formulas, of `symbolic`."""
+    given = form.last_answer(completion)
+    return 0.0 if given is None else _score(symbolic.equal(given, answer))
 
 
-def correctness(completion: str, answer: str) -> float | None:
-    """1 when the last <answer> is the gold answer, by the rules of `answers.equal`."""
-    given = answers.extract(completion)
-    return 0.0 if given is None else _score(answers.equal(given, answer))
-
-
-def think_answer_format(completion: str, answer: str) -> float:
-    """1 for one <think> and one <answer> in this order, with something in both and nothing around them.
+def answer_format(completion: str, answer: str, *, form: Form = TAGS) -> float:
+    """1 for one thought and one answer in the form asked for, with something in both and nothing around them.
 
     A list of guesses is not an answer: what is far longer than the gold one earns nothing.
     """
-    match = _FORMAT.fullmatch(completion)
-    if match is None or any(completion.count(tag) != 1 for tag in _TAGS):
+    found = form.read(completion)
+    if found is None:
         return 0.0
-    thought, given = match.group(1), match.group(2).strip()
+    thought, given = found
     short = len(given) <= 50 + 2 * len(answer)
-    return float(short and any(map(str.isalnum, thought)) and any(c.isprintable() and c != " " for c in given))
+    thinks = any(map(str.isalnum, thought)) or "think" not in form.pattern
+    return float(short and thinks and any(c.isprintable() and c != " " for c in given))
 
 
 def language_consistency(
@@ -52,14 +54,14 @@ def language_consistency(
     return consistency(completion, language or detect(question))
 
 
-def exact_match(completion: str, answer: str) -> float:
+def exact_match(completion: str, answer: str, *, form: Form = TAGS) -> float:
     """1 when the last <answer> is the gold answer as text, apart from case and spacing."""
-    return float(_plain(answers.extract(completion) or "") == _plain(answer))
+    return float(_plain(form.last_answer(completion) or "") == _plain(answer))
 
 
-def conciseness(completion: str, answer: str) -> float | None:
+def conciseness(completion: str, answer: str, *, form: Form = TAGS) -> float | None:
     """For a right answer 1, halved with every 200 characters; 0 for a wrong one, so brevity alone earns nothing."""
-    right = correctness(completion, answer)
+    right = correctness(completion, answer, form=form)
     return right and right * 0.5 ** (len(completion) / 200)
 
 
@@ -69,16 +71,41 @@ def repetition(completion: str) -> float:
     return len(set(stretches)) / len(stretches) - 1 if stretches else 0.0
 
 
+def reasoning_gym(
+    completion: str, answer: str, *, reasoning_gym: Mapping[str, Any] | None = None, form: Form = TAGS
+) -> float:
+    """1 when the last answer is the gold one, or another that the problem's own scorer takes.
+
+    Raises:
+        UserError: the problem was not made by reasoning-gym.
+    """
+    if reasoning_gym is None:
+        raise UserError("reward 'reasoning_gym' is for data from reasoning_gym:TASK; use the reward correctness")
+    given = form.last_answer(completion)
+    return float(given is not None and gym.solves(given, answer, reasoning_gym))
+
+
 REWARDS: dict[str, RewardCallable] = {
     "correctness": correctness,
-    "format": think_answer_format,
+    "format": answer_format,
     "language": language_consistency,
     "exact_match": exact_match,
     "conciseness": conciseness,
     "repetition": repetition,
+    "reasoning_gym": reasoning_gym,
 }
 WEIGHTS: dict[str, float] = {"correctness": 1.0, "format": 0.25, "language": 0.10}
 """The rewards that are on by default."""
+
+
+def settled(reward: RewardCallable, language: str | None, form: Form) -> RewardCallable:
+    """A built-in reward with what the run settles, so that no column of that name changes it."""
+    signature = inspect.signature(reward)
+    values: dict[str, Any] = {"form": form} if language is None else {"form": form, "language": language}
+    given = {name: value for name, value in values.items() if name in signature.parameters}
+    settled: Any = functools.partial(reward, **given)
+    settled.__signature__ = signature.replace(parameters=[p for n, p in signature.parameters.items() if n not in given])
+    return settled
 
 
 def _score(hit: bool | None) -> float | None:

@@ -7,7 +7,6 @@ functions that no other process could import run in this process, all others in 
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 
 from ..records import Fault, Problem, Reward, Sample, UserError
 from .calls import calls_for, check_columns, check_signature
-from .rewards import REWARDS, WEIGHTS, RewardCallable, language_consistency
+from .formats import TAGS, Form
+from .rewards import REWARDS, WEIGHTS, RewardCallable, settled
 from .sandbox import InProcess, Runner, Worker
 
 Graded = list[float | Fault | None]
@@ -54,6 +54,7 @@ class Rewards:
         language: str | None = None,
         timeout: float = 10.0,
         functions: Mapping[str, RewardCallable] | None = None,
+        form: Form = TAGS,
     ) -> Rewards:
         """Rewards by name: those of `REWARDS`, "FILE.py:FUNCTION", "module:FUNCTION", or a name in `functions`.
 
@@ -62,12 +63,12 @@ class Rewards:
             language: what answers keep to; the question's when not given.
             timeout: seconds that one call of a function in a worker may take.
             functions: those that only this process has, by the name that `name_of` gave them.
+            form: the form that answers are asked for.
 
         Raises:
             UserError: there is no such reward, no such file or function, or it can't be called.
         """
-        settled = {"language": functools.partial(language_consistency, language=language)} if language else {}
-        own = {**REWARDS, **settled, **(functions or {})}
+        own = {name: settled(reward, language, form) for name, reward in REWARDS.items()} | dict(functions or {})
         found: dict[str, tuple[RewardCallable | Runner, float]] = {}
         for spec, weight in weights.items():
             name = spec.rpartition(":")[2].strip("<>")
