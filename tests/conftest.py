@@ -4,6 +4,7 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # which `GRPO` leaves alone, as it does the number of threads then
 
 
 @pytest.fixture(autouse=True)

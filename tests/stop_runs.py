@@ -15,18 +15,13 @@ from pathlib import Path
 
 import torch
 
+from grpocket import trainer
 from grpocket.cli import main
 from grpocket.engine.engine import Engine
-from grpocket.trainer import GRPO
-from test_resume import flags, paid_for_digits
+from test_resume import digits, flags
 
 torch.set_num_threads(1)
-real_init, real_generate = GRPO.__init__, Engine.generate
-
-
-def init(self, *arguments, **settings):
-    real_init(self, *arguments, **settings)
-    paid_for_digits(self)
+real_generate = Engine.generate
 
 
 def generate(self, *arguments):
@@ -36,7 +31,7 @@ def generate(self, *arguments):
 
 def run() -> None:
     """Begin or go on with the run, as from a shell."""
-    GRPO.__init__, Engine.generate = init, generate
+    trainer.rewards_of, Engine.generate = digits, generate
     resumed = Path("run/config.yaml").exists()
     arguments = ["--resume", "run"] if resumed else ["math_tasks.jsonl", *flags(output_dir="run", save_every=2)]
     with open("said", "w") as said, redirect_stdout(said), redirect_stderr(said):

@@ -88,14 +88,15 @@ def test_metrics_go_to_the_tracker_that_is_asked_for(home, monkeypatch):
     calls = []
     package = types.ModuleType("wandb")
     package.init = lambda **settings: calls.append(("init", settings["config"]["steps"]))
-    package.log = lambda values, step: calls.append((step, values["reward"], "eval/accuracy" in values))
+    package.log = lambda values, step: calls.append((step, values.get("reward"), "eval/accuracy" in values))
     package.finish = lambda: calls.append("finish")
     monkeypatch.setitem(sys.modules, "wandb", package)
     write_data(home)
     assert main(["train", "math_tasks.jsonl", *SMALL, "--report_to", "wandb", "--output_dir", "run"]) == 0
     kept = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
     rewards = [line["reward"] for line in kept]
-    assert calls == [("init", 2), (1, rewards[0], False), (2, rewards[1], True), "finish"]
+    steps = [(0, None, True), (1, rewards[0], False), (2, rewards[1], False), (2, None, True)]
+    assert calls == [("init", 2), *steps, "finish"]
     assert all(line["memory/peak_mb"] > 50 for line in kept)
 
     def interrupt(values, step):

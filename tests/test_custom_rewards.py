@@ -337,9 +337,9 @@ def test_a_run_outlives_a_reward_that_sometimes_fails(home, capsys):
     assert [r["reward"] is None for r in rollouts] == [False, False, False, True] * 3
     assert [r["trained"] for r in rollouts] == [True, True, True, False] * 3
     out = capsys.readouterr().out
-    assert out.count("every fourth") == 1
+    assert out.count("further ones are counted") == 1
     assert "\x1b" not in out
-    assert "rewards unlucky: no other process can import them" in out
+    assert "unlucky can't be imported by another process" in out
     assert trainer.config.rewards == ("correctness", "<unlucky>")
     assert GRPO.from_run(result.folder).sample("What is 1 + 1?") is not None  # needs no reward
 
@@ -350,13 +350,15 @@ def test_a_reward_that_always_fails_stops_the_run_with_its_traceback_and_keeps_w
     )
     flags = [f"--{name}={value}" for name, value in SMALL.items()]
     own = ["--reward", "mine.py:breaks", "--reward_weights", "1"]
-    assert main(["train", "tasks.jsonl", *flags, *own, "--output_dir", "run", "--steps", "5"]) == 2
+    assert (
+        main(["train", "tasks.jsonl", *flags, *own, "--output_dir", "run", "--steps", "5", "--preflight", "false"]) == 2
+    )
     err = capsys.readouterr().err
     assert "every answer of the step failed to be graded; reward breaks: ZeroDivisionError: division by zero" in err
     assert 'mine.py", line 5, in breaks' in err
     assert "grpocket/tasks" not in err
     assert len((home / "run" / "metrics.jsonl").read_text().splitlines()) == 1
-    assert (home / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (home / "run" / "checkpoints" / "000001" / "adapter_model.safetensors").is_file()
 
 
 def test_one_failing_reward_is_enough_and_two_that_share_the_rows_are_as_well():

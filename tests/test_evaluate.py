@@ -12,6 +12,7 @@ from grpocket.evaluate.intervals import _student, bootstrap_difference, mcnemar,
 from grpocket.evaluate.samples import evaluate_samples, pass_at_k
 from grpocket.evaluate.verdict import problems_needed, verdict
 from grpocket.records import Sampling
+from grpocket.tasks.rewards import correctness
 
 
 def answers(gained, lost, both, neither):
@@ -74,6 +75,7 @@ def test_accuracy_is_strict_greedy_and_its_own():
         lambda p: tiny.encode(p.question),
         lambda ids: tiny.tokenizer().decode(list(ids[:-1])),
         Sampling(8, 60, (2,)),
+        correctness,
     )
     assert result.correct == (True, False, False, True)
     assert result.accuracy == 0.5
@@ -191,6 +193,7 @@ def test_samples_are_drawn_at_temperature_one_and_graded_strictly():
         lambda ids: tiny.tokenizer().decode(list(ids[:-1])),
         Sampling(8, 60, (2,), temperature=0.3),
         samples=4,
+        correct=correctness,
     )
     assert got.correct_PK == ((False, True, False, False), (False,) * 4)
     assert (got.shares, got.mean, got.pass_at(4)) == ((0.25, 0.0), 0.125, 0.5)

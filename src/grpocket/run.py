@@ -229,6 +229,7 @@ class RunFolder:
             for a in result.answered
         ]
         amend(self.folder / "metrics.jsonl", step, {"eval/accuracy": result.accuracy})
+        self.tracker.log(step, {"eval/accuracy": result.accuracy})
         append_lines(self.folder / "eval.jsonl", lines)
         self._watch.evaluated(lines)
         self.console.say(

@@ -165,5 +165,5 @@ def _refused(pattern: str, why: str) -> UserError:
     return UserError(f'answer_format="{pattern}": {why}')
 
 
-TAGS = form(DEFAULT)
+TAGS = Template.of(DEFAULT)
 """<think> and <answer>."""
