@@ -86,7 +86,7 @@ class Bench:
         self.name, self.work, self.device, self.failures = name, work, device, failures
         self.config = Config(group_size=GROUP, max_new_tokens=work.new, lora_rank=16, learning_rate=1e-6)
         self.policy = make_policy(size, self.config, device, work)
-        self.engine = Engine(self.policy.network, row_budget=max(work.rows))
+        self.engine = Engine(self.policy.network, max(work.rows), static=True)
 
     def attempt(self, what: str, task: Callable[[], Any]) -> Any:
         """What the task returns, or None when it fails."""
@@ -105,7 +105,11 @@ class Bench:
         problems = [Problem(str(at), (), "") for at in range(rows // GROUP)]
         prompts = [Prompt(self.policy.render(p), (0, 0, at)) for at, p in enumerate(problems)]
         memory.reset_peak()
-        if sampled := self.attempt(f"sampling of {rows} rows", lambda: self.sample(prompts)):
+        sampled = self.attempt(f"sampling of {rows} rows", lambda: self.sample(prompts))
+        if sampled is None:  # the rest can be measured all the same
+            self.engine = Engine(self.policy.network, max(self.work.rows), static=False)
+            sampled = self.attempt(f"sampling of {rows} rows, not recorded", lambda: self.sample(prompts))
+        if sampled:
             found["first"], seconds, completions = sampled
             found["ours"] = found["tokens"] / seconds
             found |= self.attempt(f"update of {rows} rows", lambda: self.update(problems, prompts, completions)) or {}
@@ -184,8 +188,8 @@ def make_policy(size: Size, config: Config, device: torch.device, work: Work) ->
     )
     torch.manual_seed(0)
     with device:
-        base = Qwen2ForCausalLM(settings).to(choose_dtype("auto", device))
-    model = add_adapter(base, config, "random").train()
+        base: Any = Qwen2ForCausalLM(settings)
+    model = add_adapter(base.to(choose_dtype("auto", device)), config, "random").train()
     rng = random.Random(0)
     prompts = [tuple(rng.randrange(size.vocabulary) for _ in range(work.prompt)) for _ in range(max(work.rows))]
     loaded = Loaded(model, NoTokenizer(), (), 4096)
@@ -220,8 +224,7 @@ def settle(device: torch.device) -> None:
 def gemm_rate(device: torch.device, n: int) -> float:
     """FLOP/s of a large product in the precision that is trained in, the mean of ten."""
     a, b = (torch.randn(n, n, device=device).to(choose_dtype("auto", device)) for _ in range(2))
-    for _ in range(3):
-        a @ b
+    timed(device, lambda: [a @ b for _ in range(3)])
     seconds, _ = timed(device, lambda: [a @ b for _ in range(10)])
     return 10 * 2 * n**3 / seconds
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 import tiny
 from grpocket.engine import plain
@@ -187,13 +187,83 @@ def test_sizes_are_rounded():
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_step_runs_on_imitated_cuda_tensors(family):
-    """Shapes, precisions and devices of the whole step as a GPU would have them; no number is computed."""
-    with FakeTensorMode(), torch.inference_mode():
-        base = tiny.base_model(family, dtype=torch.bfloat16).to("cuda")
+def test_a_step_runs_on_tensors_without_values(family):
+    """Nothing in it depends on a number, and no tensor of another device gets into it."""
+    with torch.no_grad(), torch.device("meta"):
+        base = tiny.base_model(family, dtype=torch.bfloat16)
         network = Network(add_adapter(base, tiny.Config(lora_rank=4), "tiny"))
-        pair = torch.zeros(2, 2, 64, 16, dtype=torch.bfloat16, device="cuda")
-        steps = Steps(network, Shape(SAMPLING, prompts=2, prefix=64, prompt=64), [(pair, pair)] * 2)
-        with network.ready(), Watch():
-            steps.step()
-        assert {t.device.type for t in (steps.tokens, steps.logprobs, steps.ended, steps.ids)} == {"cuda"}
+    pair = torch.zeros(2, 2, 64, 16, dtype=torch.bfloat16, device="meta")
+    steps = Steps(network, Shape(SAMPLING, prompts=2, prefix=64, prompt=64), [(pair, pair)] * 2)
+    with torch.no_grad(), network.ready(), Watch():
+        steps.step()
+    assert {t.device.type for t in (steps.tokens, steps.logprobs, steps.ended, steps.ids)} == {"meta"}
+
+
+class Recording(TorchDispatchMode):
+    """What a CUDA graph is, on a CPU: the operations of one step and the tensors they touched, without its Python."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.operations = []
+        with self:
+            step()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        now = {}
+
+        def current(x):
+            return now.get(id(x), x)
+
+        for func, args, kwargs, out in self.operations:
+            new = func(*tree_map(current, args), **kwargs)
+            now.update({id(old): made for old, made in zip(tree_leaves(out), tree_leaves(new), strict=True)})
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """All steps that are made, each recorded as it is on a GPU."""
+    made, usual = [], Steps.__init__
+
+    def record(self, *arguments):
+        usual(self, *arguments)
+        self._graph = Recording(self.step)
+        made.append(self)
+
+    monkeypatch.setattr(Steps, "__init__", record)
+    return made
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_recorded_step_is_all_that_is_needed(family, dtype, recorded, monkeypatch):
+    policy = tiny.policy(family, stir=0.1, model_changes={"dtype": dtype})
+    engine = static(policy)
+    engine.generate(tiny.prompts(*SHARED), SAMPLING)
+    monkeypatch.setattr(Steps, "step", None)
+    prompts = tiny.prompts(*SHARED[::-1], seed=5)
+    got = engine.generate(prompts, SAMPLING)
+    assert len(recorded) == 1
+    monkeypatch.undo()
+    assert got == static(policy).generate(prompts, SAMPLING)
+
+
+def test_over_a_bfloat16_base_a_recording_outlives_an_update_but_not_a_switched_adapter(recorded, monkeypatch):
+    policy = tiny.policy(stir=0.1, model_changes={"dtype": torch.bfloat16})
+    engine, prompts = static(policy), tiny.prompts(*SHARED)
+    before = engine.generate(prompts, SAMPLING)
+    tiny.stir_adapter(policy, 0.2, seed=9)
+    after = engine.generate(prompts, SAMPLING)
+    assert len(recorded) == 1
+    with policy.network.untrained():
+        off = engine.generate(prompts, SAMPLING)
+    assert len(recorded) == 2
+    assert len({str(found) for found in (before, after, off)}) == 3
+    monkeypatch.undo()
+    assert after == static(policy).generate(prompts, SAMPLING)
+    with policy.network.untrained():
+        assert off == static(policy).generate(prompts, SAMPLING)
