@@ -147,14 +147,14 @@ class Steps:
                 self.step()
         self._graph = graph
 
-    def load(self, prefix: PrefixCache, prompts: PromptCache, lengths: Tensor, keys: Tensor, going: int) -> None:
-        """Begin with these prompts; every row but the first `going` has ended before it begins."""
+    def load(self, prefix: PrefixCache, prompts: PromptCache, lengths: Tensor, keys: Tensor) -> None:
+        """Begin with these prompts."""
         self.slots.load(prefix, prompts, lengths)
         self.keys.copy_(keys)
         last = prefix.length + lengths - 1
         self.positions.copy_(last.repeat_interleave(self.shape.sampling.num_samples)[:, None])
         self.written.zero_()
-        self.ended.copy_(torch.arange(len(self.ended), device=keys.device) >= going)
+        self.ended.zero_()
 
     def advance(self) -> None:
         """Take a step, by its graph where there is one."""
@@ -205,6 +205,7 @@ class StaticSampler:
     def forget(self) -> None:
         """Give back the memory of all that is kept."""
         self._kept.clear()
+        self._pool = None  # a pool that has lost all its graphs is not to be used again
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, row_budget: int) -> list[tuple[Completion, ...]]:
         """G completions for each prompt, in the prompts' order; the longest prompts first, as they need most room."""
@@ -223,6 +224,7 @@ class StaticSampler:
 
     def _write(self, prompts: list[Prompt], prefix: PrefixCache, sampling: Sampling) -> list[tuple[Completion, ...]]:
         each, device = sampling.num_samples, self.network.device
+        # What fills up the number writes what the first prompt's rows write, and ends when they do.
         padded = prompts + prompts[:1] * (below(2 * len(prompts) - 1) - len(prompts))
         rests = [prompt.token_ids[prefix.length :] for prompt in padded]
         lengths = torch.tensor([len(rest) for rest in rests], device=device)
@@ -230,7 +232,7 @@ class StaticSampler:
         cache = PromptCache(padded_length(max(len(rest) for rest in rests)))
         hidden = self._read(prefix, cache, rests, lengths)
         steps = self._steps(Shape(sampling, len(padded), padded_length(prefix.length), cache.length), like=cache.layers)
-        steps.load(prefix, cache, lengths, keys, going=len(prompts) * each)
+        steps.load(prefix, cache, lengths, keys)
         steps.write(hidden.repeat_interleave(each, 0))
         rows = steps.finish()
         return [tuple(rows[at * each : (at + 1) * each]) for at in range(len(prompts))]
