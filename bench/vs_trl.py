@@ -104,8 +104,8 @@ def run_grpocket(options: argparse.Namespace) -> tuple[list[float], list[float]]
     problems = [Problem(str(at), tuple(messages), "") for at, messages in enumerate(questions(options))]
     rng, clock = random.Random(0), Clock()
 
-    def reward(problem: Any, text: str) -> Reward:
-        return Reward(rng.random(), {})
+    def reward(samples: Any) -> list[Reward]:
+        return [Reward(rng.random(), {}) for _ in samples]
 
     draw = lambda count, state: list(enumerate(problems))  # noqa: E731
     setup = loop.Setup(trainer.config, trainer.policy, trainer.engine, reward, draw, clock)

@@ -11,7 +11,7 @@ import grpocket
 import tiny
 from grpocket import GPRO, GRPO, MathDataset, UserError
 from grpocket.model.embedded import EMBEDDED_FILE
-from grpocket.tasks.rewards import Rewards
+from grpocket.rewards import Rewards
 
 README = Path(__file__).parent.parent / "README.md"
 ROWS = [

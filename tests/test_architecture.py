@@ -21,7 +21,7 @@ ALLOWED = {
     "tasks": {"tasks", "records"},
     "learn": {"learn", "model", "algo", "config", "memory", "records"},
     "evaluate": {"evaluate", "tasks", "records"},
-    "report": {"report", "records"},
+    "report": {"report", "evaluate", "records"},
 }
 NO_TORCH = {"records", "config", "tasks", "report", "cli", "flags", "settings", "evaluate", "memory"}
 FILES = sorted(SOURCE.rglob("*.py"))

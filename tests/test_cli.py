@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_train_eval_and_sample(home, capsys):
     assert "held-out accuracy at step 0" in out
     assert "step 2/2" in out
     assert "advantage" in out
-    assert "before" in out
+    assert "verdict: " in out
     run = home / "runs" / "first"
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics] == [1, 2]
@@ -51,8 +52,12 @@ def test_train_eval_and_sample(home, capsys):
     rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert len(rollouts) == 2 * 2 * 2
     assert len((run / "eval.jsonl").read_text().splitlines()) == 2 * 12
-    assert main(["eval", "runs/first", "math_tasks.jsonl", "--limit", "5"]) == 0
-    assert "of 5" in capsys.readouterr().out
+    assert main(["eval", "runs/first", "--data", "math_tasks.jsonl", "--limit", "5", "--samples", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "of 5" in out
+    assert "pass@1 " in out
+    assert "pass@3 " in out
+    assert "difference of mean@3: " in out
     assert main(["eval", "runs/first"]) == 0
     assert "of 12" in capsys.readouterr().out
     assert main(["sample", "What is 3 + 4?", "--run", "runs/first"]) == 0
@@ -62,9 +67,43 @@ def test_train_eval_and_sample(home, capsys):
     assert main(["train", "--config", "runs/first/config.yaml", "--output_dir", "runs/again", "--steps", "1"]) == 0
     again = json.loads((home / "runs/again/metrics.jsonl").read_text())
     clocks = {"step_time", "tokens_per_second", "rollout_seconds", "score_seconds", "learn_seconds", "eval/accuracy"}
+    clocks |= {"memory/peak_mb"}
     assert {k: v for k, v in again.items() if k not in clocks} == {
         k: v for k, v in metrics[0].items() if k not in clocks
     }
+
+
+def test_check_tells_what_a_run_would_meet_and_makes_none(home, capsys):
+    write_data(home)
+    assert main(["check", "math_tasks.jsonl", *SMALL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begins = ["math_tasks.jsonl: 24", "data      prompts of", "self-check: ", "reward    the right answer earns 1.25"]
+    begins += ["answers   reward 0.", "memory    at most ", "time      about "]
+    assert all(line.startswith(begin) for line, begin in zip(lines, begins, strict=False))
+    assert not (home / "runs").exists()
+    assert main(["check"]) == 2
+
+
+def test_metrics_go_to_the_tracker_that_is_asked_for(home, monkeypatch):
+    calls = []
+    package = types.ModuleType("wandb")
+    package.init = lambda **settings: calls.append(("init", settings["config"]["steps"]))
+    package.log = lambda values, step: calls.append((step, values["reward"], "eval/accuracy" in values))
+    package.finish = lambda: calls.append("finish")
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    write_data(home)
+    assert main(["train", "math_tasks.jsonl", *SMALL, "--report_to", "wandb", "--output_dir", "run"]) == 0
+    kept = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
+    rewards = [line["reward"] for line in kept]
+    assert calls == [("init", 2), (1, rewards[0], False), (2, rewards[1], True), "finish"]
+    assert all(line["memory/peak_mb"] > 50 for line in kept)
+
+    def interrupt(values, step):
+        raise KeyboardInterrupt
+
+    package.log = interrupt
+    assert main(["train", "math_tasks.jsonl", *SMALL, "--track", "wandb", "--output_dir", "stopped"]) == 130
+    assert calls[-1] == "finish"
 
 
 def test_the_adapter_loads_with_peft_and_with_transformers(home):
@@ -102,11 +141,22 @@ MISTAKES = {
     "prompt too long": (["train", "long.jsonl"], "long.jsonl:3"),
     "no such run": (["sample", "hi", "--run", "nowhere"], "nowhere"),
     "eval without arguments": (["eval"], "run"),
+    "samples below zero": (["eval", "runs/none", "--samples", "-1"], "--samples -1"),
     "data of no kind": (["data", "poems"], "poems"),
     "bad range": (["data", "arithmetic", "--terms", "two"], "two"),
     "too many": (["data", "arithmetic", "--num", "99999999"], "99999999"),
     "taken folder": (["train", "math_tasks.jsonl", "--output_dir", "taken"], "already holds a run"),
     "config missing": (["train", "--config", "none.yaml"], "none.yaml"),
+    "unknown key in a file": (
+        ["train", "--config", "near.yaml"],
+        "did you mean group_size",
+    ),
+    "wrong type in a file": (["train", "--config", "type.yaml"], "steps='many': must be a whole number"),
+    "code in a file": (["train", "--config", "code.yaml"], "code.yaml: cannot be read"),
+    "no settings in a file": (["train", "--config", "list.yaml"], "list.yaml: holds no settings"),
+    "bytes in a file": (["train", "--config", "bytes.yaml"], "bytes.yaml: cannot be read"),
+    "password in a name": (["train", "math_tasks.jsonl", "--model", "https://me:pw@host/m"], "model: is a URL with"),
+    "no such checkpoint": (["train", "--resume", "nowhere"], "nowhere/config.yaml: cannot be read"),
 }
 
 
@@ -119,6 +169,11 @@ def test_a_mistake_is_one_line_and_exit_code_two(mistake, home, capsys):
     (home / "long.jsonl").write_text(
         "\n".join(json.dumps(r) for r in (row, row | {"question": "c"}, row | {"question": "x" * 2000}))
     )
+    (home / "near.yaml").write_text("grup_size: 4")
+    (home / "type.yaml").write_text("steps: many")
+    (home / "code.yaml").write_text("steps: !!python/object/apply:os.system ['touch marker']")
+    (home / "list.yaml").write_text("- 4")
+    (home / "bytes.yaml").write_bytes(b"model: caf\xe9")
     (home / "taken").mkdir()
     (home / "taken" / "config.yaml").write_text("")
     arguments, wanted = MISTAKES[mistake]
@@ -127,6 +182,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(mistake, home, capsys):
     assert wanted in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+    assert not (home / "marker").exists()
 
 
 def test_made_data_can_be_trained_on(home, capsys):
@@ -134,6 +190,18 @@ def test_made_data_can_be_trained_on(home, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len({row["question"] for row in rows}) == 30
     assert {row["num_terms"] for row in rows} == {2}
+
+
+def test_a_task_of_reasoning_gym_can_be_trained_on_in_another_format(home, capsys):
+    pytest.importorskip("reasoning_gym")
+    name = "reasoning_gym:chain_sum:max_terms=3,size=24"
+    form = ["--answer_format", "<reasoning>{think}</reasoning><result>{answer}</result>"]
+    rewards = ["--rewards", "correctness", "reasoning_gym", "--reward_weights", "1", "1"]
+    assert main(["train", name, *SMALL, *form, *rewards, "--steps", "1"]) == 0
+    assert 'question from "question", answer from "answer"' in capsys.readouterr().out
+    run = home / "runs" / "reasoning_gym-chain_sum-max_terms-3-size-24-1"
+    assert "rewards/reasoning_gym/mean" in json.loads((run / "metrics.jsonl").read_text())
+    assert main(["eval", str(run), "--limit", "3"]) == 0
 
 
 def test_lists_are_taken_as_people_write_them(home, capsys):

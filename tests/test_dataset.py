@@ -97,19 +97,24 @@ def test_other_columns_keep_their_types(load):
     assert type(columns["score"]) is float
 
 
+OFFERED = ("question", "prompt", "answer")
+
+
 @pytest.mark.parametrize("question", ["question", "prompt", "problem"])
 @pytest.mark.parametrize("answer", ["answer", "solution", "ground_truth"])
 def test_usual_column_names_are_taken_and_said(load, question, answer):
     data = load(rows({answer: "2", question: "1 + 1?", "id": 9}))
     assert data[0] == ("1 + 1?", "2")
     assert data.columns_taken == f'tasks.jsonl: 1 problem, question from "{question}", answer from "{answer}"'
-    assert data.problems[0].columns == {"id": 9}
+    under_its_own_name = {name: text for name, text in ((question, "1 + 1?"), (answer, "2")) if name not in OFFERED}
+    assert data.problems[0].columns == {"id": 9, **under_its_own_name}
+    assert data.problems[0].plain == (question == "prompt")
 
 
 def test_the_first_of_several_names_is_taken_and_the_others_kept(load):
     data = load(rows({"problem": "1 + 1?", "solution": "one and one", "answer": "2"}))
     assert data[0] == ("1 + 1?", "2")
-    assert data.problems[0].columns == {"solution": "one and one"}
+    assert data.problems[0].columns == {"problem": "1 + 1?", "solution": "one and one"}
 
 
 def test_a_prompt_may_be_a_conversation(load):

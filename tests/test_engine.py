@@ -55,7 +55,7 @@ def test_what_else_is_in_the_batch_changes_no_sample(num_samples, row_budget):
     prompts = tiny.prompts(*QUESTIONS, *(f"What is {n} + {n * 7}?" for n in range(12)))
     together = Engine(policy.network, row_budget).generate(prompts, sampling)
     for prompt, group in zip(prompts, together, strict=True):
-        (alone,) = Engine(policy.network).generate([prompt], sampling)
+        (alone,) = tiny.engine(policy).generate([prompt], sampling)
         assert [c.token_ids for c in alone] == [c.token_ids for c in group]
         for one, other in zip(alone, group, strict=True):
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-5, rtol=0)
@@ -213,8 +213,6 @@ def test_samples_of_one_prompt_that_do_not_fit_are_named(monkeypatch):
 
 def test_the_number_of_rows_is_chosen_by_the_memory():
     policy = tiny.policy()
-    engine = Engine(policy.network)
-    engine.generate(tiny.prompts("1"), SAMPLING)
-    assert engine.row_budget == 64
+    assert choose_row_budget(policy.network, SAMPLING) == 64
     huge = replace(SAMPLING, max_new_tokens=1 << 40)
     assert choose_row_budget(policy.network, huge) == 1

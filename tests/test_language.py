@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -122,3 +123,37 @@ def test_hostile_text_costs_nothing(unit):
     start = time.perf_counter()
     consistency(unit * 100_000, "en")
     assert time.perf_counter() - start < 1.0
+
+
+TABLE = [
+    line.split("\t") for line in (Path(__file__).parent / "languages.tsv").read_text(encoding="utf-8").splitlines()
+]
+
+
+def test_the_table_in_scripts_of_their_own_needs_no_package():
+    own = [(code, text) for code, text in TABLE if "LATIN" not in language.SCRIPTS[code]]
+    assert len({code for code, _ in own}) >= 10
+    assert [code for code, text in own if consistency(text, code) != 1.0] == []
+
+
+@pytest.mark.parametrize("code", ["zh", "ja", "ko", "ru", "ar", "hi", "el", "he", "th"])
+def test_an_answer_that_slips_into_english_loses_its_share(code):
+    text = next(text for c, text in TABLE if c == code)
+    english = next(text for c, text in TABLE if c == "en")
+    mixed = consistency(f"{text} {english}", code)
+    assert 0.1 < mixed < 0.6
+    assert consistency(f"{text} {english}", "en") == pytest.approx(1 - mixed)
+
+
+def test_with_langid_installed_latin_languages_are_told_apart(monkeypatch):
+    pytest.importorskip("py3langid")
+    monkeypatch.setattr(language, "_has_langid", lambda: True)
+    latin = [(code, text) for code, text in TABLE if "LATIN" in language.SCRIPTS[code]]
+    assert len({code for code, _ in latin}) >= 11
+    missed = [(code, language.detect(text)) for code, text in latin if consistency(text, code) != 1.0]
+    assert len(missed) <= len(latin) // 10, missed
+    others = {"en": "de", "de": "en"}
+    paid = [code for code, text in latin if consistency(text, others.get(code, "en")) != 0.0]
+    assert len(paid) <= len(latin) // 10, paid
+    for neutral in ("x = 5", "<think>3 + 4 = 7</think><answer>7</answer>", "sin x + cos y = 1"):
+        assert consistency(neutral, "en") is None

@@ -40,7 +40,7 @@ def train(reward, steps, questions=("a", "b", "c", "d"), engine=None, **settings
     run = Recorder()
     problems = [tiny.problem(q, name=q) for q in questions]
     chosen = functools.partial(draw, problems)
-    setup = loop.Setup(tiny.Config(**settings), policy, engine or tiny.engine(policy), reward, chosen, run)
+    setup = loop.Setup(tiny.Config(**settings), policy, engine or tiny.engine(policy), tiny.each(reward), chosen, run)
     loop.train(setup, TrainState(0))
     return policy, run
 
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another():
         run = Recorder()
         chosen = functools.partial(draw, [tiny.problem(q, name=q) for q in "abcdef"])
         config = tiny.Config(max_new_tokens=8, group_size=4, learning_rate=1e-2, steps=3)
-        loop.train(loop.Setup(config, policy, tiny.engine(policy), vowels, chosen, run), TrainState(seed))
+        loop.train(loop.Setup(config, policy, tiny.engine(policy), tiny.each(vowels), chosen, run), TrainState(seed))
         return [r.text for _, groups, _ in run.steps for g in groups for r in g.rollouts], [u for _, _, u in run.steps]
 
     assert texts(0) == texts(0)

@@ -33,7 +33,7 @@ def sampled(policy, config, rewards=((1.0, 0.0, 0.0, 0.5), (0.2, 0.1, 0.9, 0.0),
     completions = tiny.engine(policy).generate(prompts, Sampling(4, 12, (tiny.EOS, *range(20, 30))))
     values = iter([v for group in rewards for v in group])
     problems = [tiny.problem(q) for q in questions]
-    rollouts = score(problems, prompts, completions, policy.decode, lambda p, t: Reward(next(values), {}))
+    rollouts = score(problems, prompts, completions, policy.decode, tiny.each(lambda p, t: Reward(next(values), {})))
     return compare(problems, rollouts, config)
 
 
@@ -179,7 +179,7 @@ def test_truncated_rows_count_in_their_group_but_not_in_the_loss():
     completions = [tuple(Completion((5, 6), (0.0, 0.0), reason) for reason in ("stop", "length", "stop", "stop"))]
     values = iter((1.0, 0.0, 0.5, 0.5))
     problems = [tiny.problem("?")]
-    rollouts = score(problems, tiny.prompts("?"), completions, str, lambda p, t: Reward(next(values), {}))
+    rollouts = score(problems, tiny.prompts("?"), completions, str, tiny.each(lambda p, t: Reward(next(values), {})))
     (kept,) = compare(problems, rollouts, Config())
     (masked,) = compare(problems, rollouts, Config(mask_truncated=True))
     assert masked.advantages == kept.advantages
@@ -212,7 +212,7 @@ def test_groups_without_signal_are_replaced_within_the_budget():
         policy = tiny.policy()
         reward = lambda p, t: Reward(float(t == "a" and int(p.question) % 2), {})  # noqa: E731
         config = Config(max_new_tokens=12, group_size=4, extra_groups=extra)
-        setup = loop.Setup(config, policy, engine, reward, draw, Recorder())
+        setup = loop.Setup(config, policy, engine, tiny.each(reward), draw, Recorder())
         return [[int(g.problem.question) for g in part] for part in loop.collect(setup, TrainState(0))]
 
     assert collect(0) == [[1, 3, 0, 2], []]

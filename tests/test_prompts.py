@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from grpocket.config import SYSTEM_PROMPT
 from grpocket.records import Problem, UserError
 from grpocket.tasks.arithmetic import generate
+from grpocket.tasks.formats import TAGS
 from grpocket.tasks.prompts import EXAMPLES, PromptStyle, opening, render, render_text
 
+SYSTEM_PROMPT = TAGS.instruction
 QUESTION = "What is 7 + 5 - 3?"
 PROBLEM = Problem("t:1", ({"role": "user", "content": QUESTION},), "9")
 BOS, BOS_TEXT = 1, "<s>"

@@ -4,11 +4,22 @@ from functools import partial
 
 import pytest
 
-from grpocket.config import SYSTEM_PROMPT
-from grpocket.records import Problem, UserError
+from grpocket.records import Problem, Sample, UserError
+from grpocket.tasks.formats import TAGS
 from grpocket.tasks.prompts import EXAMPLES
-from grpocket.tasks.rewards import REWARDS, WEIGHTS, Rewards, correctness, language_consistency, think_answer_format
+from grpocket.tasks.rewards import (
+    REWARDS,
+    WEIGHTS,
+    answer_format,
+    conciseness,
+    correctness,
+    exact_match,
+    language_consistency,
+    repetition,
+)
+from grpocket.tasks.scoring import Rewards
 
+SYSTEM_PROMPT = TAGS.instruction
 QUESTION = "What is 50 - 8?"
 GOOD = "<think>50 - 8 = 42.</think><answer>42</answer>"
 WORDS = "<think>Take eight away from fifty: 42.</think>\n<answer>42</answer>"
@@ -16,6 +27,11 @@ WORDS = "<think>Take eight away from fifty: 42.</think>\n<answer>42</answer>"
 
 def problem(answer="42", question=QUESTION, **columns):
     return Problem("test:1", ({"role": "user", "content": question},), answer, columns)
+
+
+def earned(rewards, problem, text):
+    """What one answer earns."""
+    return rewards.score([Sample(problem, text)])[0]
 
 
 ALL_NUMBERS = " ".join(map(str, range(101)))
@@ -47,12 +63,12 @@ JUNK = {
 @pytest.mark.parametrize("name", JUNK)
 def test_junk_earns_nothing(name):
     assert correctness(JUNK[name], "42") == 0.0
-    assert think_answer_format(JUNK[name], "42") == 0.0
+    assert answer_format(JUNK[name], "42") == 0.0
 
 
 @pytest.mark.parametrize("name", ["empty", "space", "tags only", "tags five times", "all numbers, untagged", "dots"])
 def test_language_does_not_pay_for_nothing(name):
-    reward = Rewards.built_in().score(problem(), JUNK[name])
+    reward = earned(Rewards.named(), problem(), JUNK[name])
     assert reward.value == 0.0
     assert reward.parts["language"] is None
 
@@ -75,14 +91,14 @@ def test_language_does_not_pay_for_nothing(name):
     ],
 )
 def test_the_format_is_both_tags_once_in_order_and_nothing_around_them(completion, expected):
-    assert think_answer_format(completion, "42") == expected
+    assert answer_format(completion, "42") == expected
 
 
 def test_a_prefilled_think_is_part_of_the_answer():
     rest = "50 - 8 = 42.</think><answer>42</answer>"
-    assert think_answer_format("<think>" + rest, "42") == 1.0
-    assert think_answer_format("<think>\n" + rest, "42") == 1.0
-    assert think_answer_format(rest, "42") == 0.0
+    assert answer_format("<think>" + rest, "42") == 1.0
+    assert answer_format("<think>\n" + rest, "42") == 1.0
+    assert answer_format(rest, "42") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -111,19 +127,19 @@ def test_language_is_that_of_the_question_or_of_the_column():
     assert language_consistency(english, "42", question=QUESTION) == 1.0
     assert language_consistency(english, "42", question="五十减八等于多少？请回答") == 0.0
     assert language_consistency(english, "42", question=QUESTION, language="zh") == 0.0
-    assert Rewards.built_in().score(problem(language="ru"), english).parts["language"] == 0.0
+    assert earned(Rewards.named(), problem(language="ru"), english).parts["language"] == 0.0
 
 
 def test_the_parts_add_up_in_double_precision():
-    reward = Rewards.built_in().score(problem(), WORDS)
+    reward = earned(Rewards.named(), problem(), WORDS)
     assert reward.parts == {"correctness": 1.0, "format": 0.25, "language": 0.1}
     assert reward.value == pytest.approx(1.35, abs=1e-12)
-    assert Rewards.built_in().score(problem(), GOOD).value == 1.25
+    assert earned(Rewards.named(), problem(), GOOD).value == 1.25
 
 
 def test_rewards_do_not_accumulate():
     one = Rewards({"a": (lambda completion, answer: 1.0, 2.0), "b": (lambda completion, answer: 1.0, 0.5)})
-    assert [one.score(problem(), "").value for _ in range(3)] == [2.5, 2.5, 2.5]
+    assert [earned(one, problem(), "").value for _ in range(3)] == [2.5, 2.5, 2.5]
 
 
 def test_none_is_neutral_and_none_alone_is_no_reward():
@@ -133,8 +149,8 @@ def test_none_is_neutral_and_none_alone_is_no_reward():
     def one(completion, answer):
         return 1.0
 
-    assert Rewards({"silent": (silent, 1.0), "one": (one, 1.0)}).score(problem(), "").value == 1.0
-    alone = Rewards({"silent": (silent, 1.0)}).score(problem(), "")
+    assert earned(Rewards({"silent": (silent, 1.0), "one": (one, 1.0)}), problem(), "").value == 1.0
+    alone = earned(Rewards({"silent": (silent, 1.0)}), problem(), "")
     assert alone.value is None
     assert alone.parts == {"silent": None}
 
@@ -144,47 +160,59 @@ def test_a_function_gets_the_columns_it_names():
         return float(num_terms < 3)
 
     def everything(completion, answer, **columns):
-        return float(columns == {"num_terms": 2, "question": QUESTION})
+        own = {"question": QUESTION, "prompt": [{"role": "user", "content": QUESTION}]}
+        return float(columns == {"num_terms": 2, **own})
 
     rewards = Rewards({"few": (few_terms, 1.0), "all": (everything, 1.0)})
     row = problem(num_terms=2, answer="42", question=QUESTION)
-    assert rewards.score(row, "").parts == {"few": 1.0, "all": 1.0}
+    assert earned(rewards, row, "").parts == {"few": 1.0, "all": 1.0}
 
 
 def test_what_a_partial_has_settled_no_column_changes():
     english = partial(language_consistency, language="en")
-    reward = Rewards({"language": (english, 0.1)}).score(problem(language="zh"), WORDS)
+    reward = earned(Rewards({"language": (english, 0.1)}), problem(language="zh"), WORDS)
     assert reward.parts["language"] == 0.1
 
 
-def test_an_exception_is_not_a_miss():
-    def broken(completion, answer):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        Rewards({"broken": (broken, 1.0)}).score(problem(), "")
-
-
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), "1.0", [1.0]])
-def test_a_score_that_is_no_finite_number_is_refused_by_name(score):
-    with pytest.raises(UserError, match="reward 'odd' gave"):
-        Rewards({"odd": (lambda completion, answer: score, 1.0)}).score(problem(), "")
-
-
 def test_unknown_and_missing_rewards_are_refused():
-    with pytest.raises(UserError, match="reward 'corectness' is not known; use one of correctness, format, language"):
-        Rewards.built_in({"corectness": 1.0})
+    with pytest.raises(UserError, match="reward 'corectness' is not known; did you mean correctness"):
+        Rewards.named({"corectness": 1.0})
+    with pytest.raises(UserError, match="reward 'kindness' is not known; use one of correctness, format"):
+        Rewards.named({"kindness": 1.0})
     with pytest.raises(UserError, match="name at least one"):
         Rewards({})
 
 
+@pytest.mark.parametrize(
+    ("given", "gold", "expected"),
+    [("Mount  Everest ", "mount everest", 1.0), ("1.0", "1", 0.0), ("K2", "Mount Everest", 0.0), ("", "x", 0.0)],
+)
+def test_exact_match_is_of_texts(given, gold, expected):
+    assert exact_match(f"<think>?</think><answer>{given}</answer>", gold) == expected
+
+
+def test_conciseness_pays_short_right_answers_only():
+    assert conciseness("<answer>42</answer>", "42") > conciseness("<think>well</think><answer>42</answer>", "42") > 0.5
+    assert conciseness("x" * 181 + "<answer>42</answer>", "42") == pytest.approx(0.5)
+    assert conciseness("<answer>7</answer>", "42") == 0.0
+    assert conciseness("", "42") == 0.0
+    assert conciseness("<answer>7</answer>", " ") is None
+
+
+def test_repetition_costs_by_its_share():
+    assert repetition("") == repetition("too short") == repetition(WORDS) == 0.0
+    assert repetition("one two three four five. " * 2) == pytest.approx(-6 / 31)
+    assert repetition("one two three four five. " * 100) < -0.95
+    assert repetition("一二三四五六七八九十" * 20) < -0.9
+
+
 def test_the_weights_are_the_promised_ones():
     assert WEIGHTS == {"correctness": 1.0, "format": 0.25, "language": 0.10}
-    assert REWARDS.keys() == WEIGHTS.keys()
+    assert WEIGHTS.keys() <= REWARDS.keys()
 
 
 def test_a_language_that_is_given_wins_over_the_questions():
     problem = Problem("p", ({"role": "user", "content": "What is three and four?"},), "7")
     said = "three and four make seven together"
-    assert Rewards.built_in({"language": 1.0}).score(problem, said).value == 1.0
-    assert Rewards.built_in({"language": 1.0}, language="ru").score(problem, said).value == 0.0
+    assert earned(Rewards.named({"language": 1.0}), problem, said).value == 1.0
+    assert earned(Rewards.named({"language": 1.0}, language="ru"), problem, said).value == 0.0

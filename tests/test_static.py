@@ -13,7 +13,7 @@ from grpocket.engine.engine import Engine
 from grpocket.engine.static import Shape, StaticSampler, Steps, below, padded_length, suits
 from grpocket.model.loading import add_adapter
 from grpocket.model.network import Network
-from grpocket.records import Prompt, Sampling, UserError
+from grpocket.records import Prompt, Sampling, StoppedError
 
 SAMPLING = Sampling(num_samples=4, max_new_tokens=10, stop_ids=(tiny.EOS, *range(20, 30)))
 QUESTIONS = ("What is 1 + 2?", "What is 30 - 4 + 5?", "W?", "What is 1 + 2?", "<s>user: 1 + 2?</s><s>assistant: ")
@@ -168,14 +168,14 @@ def test_where_memory_runs_out_fewer_rows_write_the_same(monkeypatch):
     alike(engine.generate(prompts, SAMPLING), wanted)
     assert engine.row_budget == 32
     monkeypatch.setattr(policy.network, "hidden", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(UserError, match="lower max_new_tokens or group_size"):
+    with pytest.raises(StoppedError, match="lower max_new_tokens or group_size"):
         engine.generate(prompts, SAMPLING)
 
 
 def test_a_model_on_a_cpu_is_not_run_in_fixed_shapes_unless_asked_and_a_growing_rope_never_by_itself():
     policy = tiny.policy()
-    assert Engine(policy.network)._static is None
-    assert isinstance(Engine(policy.network, static=True)._static, StaticSampler)
+    assert Engine(policy.network, 64)._static is None
+    assert isinstance(Engine(policy.network, 64, static=True)._static, StaticSampler)
     assert all(suits(tiny.policy(family).network) for family in tiny.FAMILIES)
     growing = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}
     assert not suits(tiny.policy(model_changes=growing).network)

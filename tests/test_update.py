@@ -27,7 +27,7 @@ def sampled_groups(policy, rewards=((1.0, 0.0, 0.0, 0.5), (0.2, 0.1, 0.9, 0.0), 
     completions = tiny.engine(policy).generate(prompts, Sampling(4, 12, (tiny.EOS, *range(20, 30))))
     problems = [tiny.problem(q) for q in questions]
     values = iter([v for group in rewards for v in group])
-    rollouts = score(problems, prompts, completions, policy.decode, lambda p, t: Reward(next(values), {}))
+    rollouts = score(problems, prompts, completions, policy.decode, tiny.each(lambda p, t: Reward(next(values), {})))
     return compare(problems, rollouts, tiny.Config())
 
 
@@ -135,7 +135,7 @@ def test_rows_keep_their_own_rewards():
     completions = [tuple(Completion((at * 4 + s,), (0.0,), "length") for s in range(4)) for at in range(3)]
     value = iter([at for at in range(3) for _ in range(4)])
     rollouts = score(
-        problems, tiny.prompts("s", "s", "o"), completions, str, lambda p, t: Reward(float(next(value)), {})
+        problems, tiny.prompts("s", "s", "o"), completions, str, tiny.each(lambda p, t: Reward(float(next(value)), {}))
     )
     groups = compare(problems, rollouts, tiny.Config())
     assert [g.advantages for g in groups] == [(0.0,) * 4] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from grpocket.config import Config
 from grpocket.engine.engine import Engine
 from grpocket.learn.policy import Policy
 from grpocket.model.loading import Loaded, add_adapter, checkpoint_activations, stop_ids
-from grpocket.records import Completion, Group, Problem, Prompt, Reward, Rollout
+from grpocket.records import Completion, Group, Problem, Prompt, Reward, Rollout, Sample
 
 EOS = 2
 TEMPLATE = (
@@ -108,6 +109,11 @@ def stir_adapter(made: Policy, size: float, seed: int = 1) -> None:
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(kept).add_(torch.randn(parameter.shape, generator=generator) * size)
+
+
+def each(reward: Callable[[Problem, str], Reward]) -> Callable[[Sequence[Sample]], list[Reward]]:
+    """A reward of one answer as the loop wants it: of all of them."""
+    return lambda samples: [reward(s.problem, s.text) for s in samples]
 
 
 def engine(made: Policy, row_budget: int = 64) -> Engine:

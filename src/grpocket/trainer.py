@@ -12,27 +12,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .engine.engine import Engine
+from .engine.engine import Engine, choose_row_budget
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
+from .evaluate.samples import Sampled, evaluate_samples
 from .learn import loop
+from .learn.checkpoint import newest
 from .learn.objective import describe
 from .learn.policy import Policy
 from .learn.selfcheck import bound, self_check
-from .model.loading import load, quiet, use_threads
-from .records import Group, Problem, Prompt, TrainState, UserError
-from .run import RunFolder
+from .model.loading import load, use_threads
+from .preflight import look_ahead
+from .records import Problem, Prompt, TrainState, UserError
+from .report.trackers import find_package
+from .resume import Standing, changed_settings, check_data, cut_back, fingerprint, stood
+from .run import LastStep, RunFolder, claim_folder
 from .settings import from_values, read_yaml
 from .tasks.dataset import MathDataset
 from .tasks.draw import draw, overlap, split
+from .tasks.formats import form
 from .tasks.prompts import PromptStyle, opening, render, render_text
-from .tasks.rewards import Rewards
+from .tasks.rewards import RewardCallable, correctness
+from .tasks.scoring import Rewards, name_of
 
 Data = str | Path | MathDataset | Iterable[tuple[str, str]] | Sequence[Problem]
 
@@ -61,42 +68,76 @@ class GRPO:
     """A language model that learns by Group Relative Policy Optimization.
 
     Takes every field of `Config` by name: `GRPO(model="...", group_size=8)`. Without a model it is the
-    embedded one.
+    embedded one. Among `rewards` functions may be given as they are: `GRPO(rewards=["format", my_function], ...)`.
 
     Raises:
         UserError: a setting or a model that will not do, in one line.
     """
 
     def __init__(self, config: Config | None = None, **settings: Any) -> None:
+        named = dict(map(name_of, settings.get("rewards", ())))
+        settings |= {"rewards": tuple(named)} if named else {}
+        self._functions = {name: function for name, function in named.items() if function}
         self.config = config = from_values(settings) if config is None else replace(config, **settings)
         use_threads(config.threads)
+        self.form = form(config.answer_format)
+        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think, self.form)
         loaded = load(config)
-        style = PromptStyle(config.system_prompt, config.examples, config.prefill_think)
         prompt = functools.partial(render, tokenizer=loaded.tokenizer, style=style)
-        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style))
+        begun = opening(render_text(as_problem("?", "", "opening"), loaded.tokenizer, style), self.form)
         self.policy = Policy(loaded, prompt, begun, config)
-        self.engine = Engine(self.policy.network, config.row_budget)
-        weights = dict(zip(config.rewards, config.reward_weights, strict=True))
-        self.rewards = Rewards.built_in(weights, None if config.language == "auto" else config.language)
+        network = self.policy.network
+        self.engine = Engine(network, config.row_budget or choose_row_budget(network, self.policy.sampling))
         self.state = TrainState(config.seed)
         self._checked = False
+        self._stopped: Standing | None = None
+        self._allow_changes = False
 
     @classmethod
     def from_run(cls, folder: str | Path, **settings: Any) -> GRPO:
         """The trained model of a run, with the run's settings.
 
         Raises:
-            UserError: the folder holds no finished run.
+            UserError: the folder holds no run, or one that has kept no weights yet.
         """
         folder = Path(folder)
         config = from_values(read_yaml(folder / "config.yaml") | settings)
         weights = folder / config.weights_folder
         if not any(weights.glob("*.safetensors")):
-            raise UserError(f"{folder}: holds no trained weights yet; let the run finish, or train again")
+            found = newest(folder / "checkpoints", warn=print)
+            if found is None:
+                raise UserError(f"{folder}: holds no trained weights yet; let the run finish, or train again")
+            print(f"{folder}: the run has not finished; these are its weights after step {int(found.name)}")
+            weights = found
         trainer = cls(config)
         trainer.policy.network.keep_untrained()
         trainer.policy.load(weights)
         return trainer
+
+    @classmethod
+    def resume(cls, folder: str | Path, allow_changes: bool = False, **settings: Any) -> GRPO:
+        """A run that was stopped, as it stood at its newest checkpoint: `train` it with the same data to go on.
+
+        Stopped and resumed it comes to the same as if it had never been stopped, to the last bit on the same
+        machine, unless `settings` are changed. Those that change what is computed need `allow_changes`.
+
+        Raises:
+            UserError: no run is there, a change was not allowed, or no checkpoint can be used.
+        """
+        folder = Path(folder)
+        trainer = cls(changed_settings(folder, settings, allow_changes))
+        trainer._stopped = standing = stood(folder, trainer.config)
+        trainer._allow_changes = allow_changes
+        trainer.state = standing.state
+        if standing.checkpoint:
+            trainer.policy.load(standing.checkpoint)
+            trainer.policy.load_optimizer(standing.checkpoint / "optimizer.safetensors")
+        return trainer
+
+    @functools.cached_property
+    def rewards(self) -> Rewards:
+        """What answers earn. Made when it is first needed: sampling and evaluating do without."""
+        return rewards_of(self.config, self._functions)
 
     @property
     def step_count(self) -> int:
@@ -117,6 +158,7 @@ class GRPO:
         """
         problem = as_problem(question, answer, f"step:{self.step_count}")
         self.check([problem])
+        self.rewards.check([problem])
         config = replace(self.config, prompts_per_step=1, num_minibatches=1, extra_groups=0, schedule="constant")
         step = LastStep()
         setup = loop.Setup(
@@ -125,25 +167,65 @@ class GRPO:
         self.state = loop.train_step(setup, self.state)
         return step.update["loss"]
 
-    def train(self, data: Data, eval_data: Data | None = None) -> Result:
+    def train(self, data: Data | None = None, eval_data: Data | None = None) -> Result:
         """Train on `data` for `config.steps` steps, and evaluate on what was held out, before and after.
 
-        A run of its own: it counts its steps from 0 and keeps them in a folder of its own.
+        A run of its own: it counts its steps from 0 and keeps them in a folder of its own. Only after `resume`
+        it is the run that was stopped. SIGTERM and Ctrl-C save it first, and then end it.
+
+        Args:
+            data: by default the file that the setting `data` names.
+            eval_data: by default that of `eval_data`, or what is held out of `data`.
         """
+        data = self.config.data if data is None else data
+        if data is None:
+            raise UserError("train: name the problems, as `trainer.train(data)` or by the setting data")
+        find_package(self.config.track)  # refused before anything is spent
+        data = as_problems(data, self.config)
         train, held = self.split(data, eval_data or self.config.eval_data)
-        for problem in (*train, *held):
-            self.policy.render(problem)  # refuses prompts that don't fit, before anything is spent
-        agreement = self.check(train[:2])
-        run = RunFolder(self.config, len(train), self.save, functools.partial(self.evaluate, held) if held else None)
+        rehearsal = self.config.preflight and self.config.steps > 0 and self._stopped is None
+        found = look_ahead(self, data, train, held, rehearsal)
+        run = self.open_run(train, held)
         run.say(self.announce(train, held))
         dtype = str(self.policy.network.head.weight.dtype).removeprefix("torch.")
         run.keep("objective.txt", describe(self.config, dtype))
-        run.say(agreement)
+        run.keep_environment(str(self.policy.network.device))
+        run.say(found)
         draw_next = functools.partial(draw, train)
         setup = loop.Setup(self.config, self.policy, self.engine, self.rewards.score, draw_next, run)
-        self.state = loop.train(setup, run.start())
-        before, after = (run.evaluations[0], run.evaluations[-1]) if run.evaluations else (None, None)
+        try:
+            with run.opened(), closing(self.rewards):
+                loop.train(setup, run.start())
+                run.finish()
+        finally:
+            self.state = run.standing.state
+        evaluations = list(run.evaluations.values())
+        before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
         return Result(run.folder, before, after)
+
+    def open_run(self, train: Sequence[Problem], held: Sequence[Problem]) -> RunFolder:
+        """The folder of a new run; or that of the stopped one, its logs cut back to where it goes on."""
+        data = fingerprint(train, held)
+        evaluations: dict[int, Evaluation] = {}
+        if (standing := self._stopped) is None:
+            standing = Standing(claim_folder(self.config), TrainState(self.config.seed), data=data)
+        else:
+            same = check_data(standing, data, self._allow_changes)
+            evaluations = cut_back(standing.folder, standing.state.step, held if same else ())
+        self._stopped = None
+        evaluate = functools.partial(self.evaluate, held) if held else None
+        return RunFolder(self.config, replace(standing, data=data), evaluations, self.policy, len(train), evaluate)
+
+    def preflight(self, data: Data, eval_data: Data | None = None) -> str:
+        """What training on `data` would meet and take, found out without changing anything.
+
+        Raises:
+            UserError: prompts, log-probs or memory will not do.
+        """
+        problems = as_problems(data, self.config)
+        train, held = self.split(problems, eval_data or self.config.eval_data)
+        with closing(self.rewards):
+            return look_ahead(self, problems, train, held, rehearsal=True)
 
     def check(self, problems: Sequence[Problem]) -> str:
         """Compare sampler, trainer and the model's own forward, once; what was found, in one line.
@@ -182,10 +264,10 @@ class GRPO:
             UserError: the settings name no data, or nothing is held out.
         """
         if self.config.data is None:
-            raise UserError("the run was not given a file to train on; name the problems: grpocket eval RUN DATA.jsonl")
+            raise UserError("the run was not given a file to train on; name problems: grpocket eval RUN --data FILE")
         _, held = self.split(self.config.data, self.config.eval_data)
         if not held:
-            raise UserError("the run held no problems out; name some: grpocket eval RUN DATA.jsonl")
+            raise UserError("the run held no problems out; name some: grpocket eval RUN --data FILE")
         return held
 
     def announce(self, train: Sequence[Problem], held: Sequence[Problem]) -> str:
@@ -200,7 +282,14 @@ class GRPO:
     def evaluate(self, data: Data) -> Evaluation:
         """Greedy answers to every problem, compared exactly with the known ones."""
         problems = as_problems(data, self.config)
-        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling)
+        correct = functools.partial(correctness, form=self.form)
+        return evaluate(self.engine, problems, self.policy.render, self.policy.decode, self.policy.sampling, correct)
+
+    def evaluate_samples(self, data: Data, samples: int) -> Sampled:
+        """That many answers to every problem, sampled at temperature 1: pass@k and mean@k."""
+        problems = as_problems(data, self.config)
+        correct, policy = functools.partial(correctness, form=self.form), self.policy
+        return evaluate_samples(self.engine, problems, policy.render, policy.decode, policy.sampling, samples, correct)
 
     def sample(self, question: str, base: bool = False, temperature: float = 0.0) -> str:
         """One answer to a question; greedy unless a temperature is given.
@@ -217,34 +306,22 @@ class GRPO:
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter in PEFT's format, or the whole model where every weight is trained, and the tokenizer."""
-        only_adapter = {"save_embedding_layers": False} if self.config.lora_rank else {}
-        with quiet():
-            self.model.save_pretrained(str(folder), **only_adapter)
-        self.policy.tokenizer.save_pretrained(str(folder))
+        self.policy.save(Path(folder))
 
 
 GPRO = GRPO
 """The spelling that the original used."""
 
 
-class LastStep:
-    """A log of a single step that keeps nothing on disk."""
+def rewards_of(config: Config, functions: Mapping[str, RewardCallable] | None = None) -> Rewards:
+    """The rewards that the settings name; `functions` are those that only this process has.
 
-    update: Mapping[str, float]
-
-    def timer(self, name: str) -> nullcontext[None]:
-        """Times nothing."""
-        return nullcontext()
-
-    def say(self, text: str) -> None:
-        """Shows a line."""
-        print(text)
-
-    def log(
-        self, state: TrainState, groups: Sequence[Group], dropped: Sequence[Group], update: Mapping[str, float]
-    ) -> None:
-        """Keeps what the update said."""
-        self.update = update
+    Raises:
+        UserError: one of them can't be had or can't be called.
+    """
+    weights = dict(zip(config.rewards, config.reward_weights, strict=True))
+    language = None if config.language == "auto" else config.language
+    return Rewards.named(weights, language, config.reward_timeout, functions, form(config.answer_format))
 
 
 def as_problem(question: str, answer: str, name: str) -> Problem:

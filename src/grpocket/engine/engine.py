@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import memory
 from ..model.attention import Plan
 from ..model.network import Network
-from ..records import Completion, Prompt, Sampling, UserError
+from ..records import Completion, Prompt, Sampling, StoppedError
 from . import plain
 from .cache import Decode, Prefill, PrefixCache, read_prefix
 from .sampling import sample, uniform
@@ -41,10 +41,10 @@ class Engine:
     `static`: in steps of fixed shapes, which a GPU replays as a graph; by default on a GPU, where the model allows it.
     """
 
-    def __init__(self, network: Network, row_budget: int | None = None, static: bool | None = None) -> None:
+    def __init__(self, network: Network, row_budget: int, static: bool | None = None) -> None:
         self.network = network
         self.row_budget = row_budget
-        """Rows decoded at the same time; chosen by the first call when it is None."""
+        """Rows decoded at the same time."""
         if static is None:
             static = network.device.type == "cuda" and suits(network)
         self._static = StaticSampler(network) if static else None
@@ -55,32 +55,31 @@ class Engine:
         Where the memory runs out, it is begun again with half the rows: the same samples, since they have names.
 
         Raises:
-            UserError: one prompt's samples are too large.
+            StoppedError: one prompt's samples are too large.
         """
         if self.network.plain:
             return plain.generate(self.network, prompts, sampling)
-        budget = self.row_budget = self.row_budget or choose_row_budget(self.network, sampling)
         try:
-            return self._generate(prompts, sampling, budget)
+            return self._generate(prompts, sampling)
         except Exception as error:
             if not memory.is_shortage(error):
                 raise
         if self._static:
             self._static.forget()
         memory.release()
-        if budget <= sampling.num_samples:
-            raise UserError(
+        if self.row_budget <= sampling.num_samples:
+            raise StoppedError(
                 f"out of memory while sampling {sampling.num_samples} answers of up to {sampling.max_new_tokens} "
                 "tokens; lower max_new_tokens or group_size, or take a smaller model"
             )
-        self.row_budget = budget // 2
+        self.row_budget //= 2
         return self.generate(prompts, sampling)
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling, row_budget: int) -> list[tuple[Completion, ...]]:
+    def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
         if self._static:
-            return self._static.generate(prompts, sampling, row_budget)
-        schedule = Scheduler(prompts, sampling, row_budget)
+            return self._static.generate(prompts, sampling, self.row_budget)
+        schedule = Scheduler(prompts, sampling, self.row_budget)
         with self.network.ready():
             prefix = read_prefix(self.network, schedule.prefix)
             while schedule.unfinished:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..records import Engine, Problem, Prompt, Sampling
-from ..tasks.rewards import correctness
+
+Correct = Callable[[str, str], float | None]
+"""(text, the known answer) -> 1 where the text is exactly right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def evaluate(
     render: Callable[[Problem], tuple[int, ...]],
     decode: Callable[[Sequence[int]], str],
     sampling: Sampling,
+    correct: Correct,
 ) -> Evaluation:
     """Answer every problem once, greedily, within `sampling.max_new_tokens`."""
     prompts = [Prompt(render(problem), key=(0, 0, index)) for index, problem in enumerate(problems)]
@@ -58,7 +61,7 @@ def evaluate(
     answered = []
     for problem, (completion,) in zip(problems, completions, strict=True):
         text = decode(completion.token_ids)
-        solved = correctness(text, problem.answer) == 1.0
+        solved = correct(text, problem.answer) == 1.0
         cut = completion.finish_reason == "length"
         answered.append(Answered(problem, text, solved, len(completion.token_ids), cut))
     return Evaluation(tuple(answered))

@@ -15,12 +15,13 @@ from ..algo.advantages import advantages
 from ..algo.kl import KL
 from ..algo.length import overlong_penalty
 from ..config import Config
-from ..records import Completion, Group, Problem, Prompt, Reward, Rollout
+from ..records import Completion, Group, Problem, Prompt, Reward, Rollout, Sample, StoppedError
 from .batch import pack, split
 from .policy import Policy
 from .update import frozen_logprobs
 
-Score = Callable[[Problem, str], Reward]
+Score = Callable[[Sequence[Sample]], Sequence[Reward]]
+"""What each answer earns; all answers of a rollout at once, those to one problem together."""
 
 
 def score(
@@ -31,13 +32,35 @@ def score(
     reward: Score,
 ) -> list[tuple[Rollout, ...]]:
     """Rollouts [P][G]: the answers as text, with their rewards."""
-    scored = []
-    for problem, prompt, samples in zip(problems, prompts, completions, strict=True):
-        texts = [decode(completion.token_ids) for completion in samples]
-        rewards = [reward(problem, text) for text in texts]
-        rows = zip(samples, texts, rewards, strict=True)
-        scored.append(tuple(Rollout(prompt.token_ids, *row) for row in rows))
-    return scored
+    samples = [
+        Sample(problem, decode(completion.token_ids), completion.token_ids, step=prompt.key[1])
+        for problem, prompt, group in zip(problems, prompts, completions, strict=True)
+        for completion in group
+    ]
+    rows = iter(list(zip(samples, reward(samples), strict=True)))
+
+    def rollout(prompt: Prompt, completion: Completion) -> Rollout:
+        sample, earned = next(rows)
+        return Rollout(prompt.token_ids, completion, sample.text, earned)
+
+    return [
+        tuple(rollout(prompt, completion) for completion in group)
+        for prompt, group in zip(prompts, completions, strict=True)
+    ]
+
+
+def stop_if_none_was_graded(groups: Sequence[Group]) -> None:
+    """Stop where a reward failed on every answer of a step: it would fail on the next ones as well.
+
+    Raises:
+        StoppedError: with the function's name and the traceback of its first fault.
+    """
+    faults = [[(n, f) for n, f in r.reward.faults.items() if f] for g in groups for r in g.rollouts]
+    if faults and all(faults):
+        name, fault = faults[0][0]
+        raise StoppedError(
+            f"every answer of the step failed to be graded; reward {name}: {fault.text}\n{fault.traceback}".rstrip()
+        )
 
 
 def compare(problems: Sequence[Problem], rollouts: Sequence[Sequence[Rollout]], config: Config) -> list[Group]:
@@ -101,7 +124,7 @@ def with_part(rollout: Rollout, name: str, value: float) -> Rollout:
     reward = rollout.reward
     if reward.value is None:
         return rollout
-    return replace(rollout, reward=Reward(reward.value + value, {**reward.parts, name: value}))
+    return replace(rollout, reward=replace(reward, value=reward.value + value, parts={**reward.parts, name: value}))
 
 
 def with_penalty(rollout: Rollout, penalty: float) -> Rollout:

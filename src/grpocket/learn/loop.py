@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..config import Config
 from ..records import Engine, Group, Problem, Prompt, TrainState
-from .groups import Score, compare, penalise_kl, penalise_length, score
+from .groups import Score, compare, penalise_kl, penalise_length, score, stop_if_none_was_graded
 from .policy import Policy
 from .schedule import temperature
 from .update import learn
@@ -40,7 +40,7 @@ class Log(Protocol):
 class Setup:
     """What a step is made of; only the policy changes.
 
-    >>> Setup(config, policy, engine, reward=Rewards.built_in().score, draw=partial(draw, problems), log=run)
+    >>> Setup(config, policy, engine, reward=Rewards.named().score, draw=partial(draw, problems), log=run)
     """
 
     config: Config
@@ -82,6 +82,7 @@ def collect(setup: Setup, state: TrainState) -> tuple[list[Group], list[Group]]:
         ahead = replace(state, cursor=state.cursor + len(kept) + len(dull))
         for group in rollout(setup, ahead, min(size - len(kept), left)):
             (kept if group.has_signal else dull).append(group)
+    stop_if_none_was_graded(kept + dull)
     missing = size - len(kept)
     return finish(setup, kept + dull[:missing]), dull[missing:]
 

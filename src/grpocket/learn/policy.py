@@ -12,7 +12,7 @@ from torch import Tensor
 from ..algo.logprobs import LogitTransform, token_logprobs
 from ..config import Config
 from ..model.attention import Packed
-from ..model.loading import Loaded
+from ..model.loading import Loaded, quiet
 from ..model.network import Network, has_adapter
 from ..records import Batch, Problem, Sampling, UserError
 from .batch import choose_budget
@@ -47,16 +47,54 @@ class Policy:
         """What the optimizer changes."""
         return [p for p in self.network.model.parameters() if p.requires_grad]
 
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format, or the whole model where every weight is trained, and the tokenizer."""
+        self.save_weights(folder)
+        self.tokenizer.save_pretrained(str(folder))
+
+    def save_weights(self, folder: Path) -> None:
+        """The same without the tokenizer."""
+        only_adapter = {"save_embedding_layers": False} if has_adapter(self.network.model) else {}
+        with quiet():
+            self.network.model.save_pretrained(str(folder), **only_adapter)
+
     def load(self, folder: Path) -> None:
         """Put the adapter, or the weights, that a run saved in place of the present ones."""
-        from peft import load_peft_weights, set_peft_model_state_dict
-        from safetensors.torch import load_model
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file, load_model
 
         model, device = self.network.model, str(self.network.device)
-        if has_adapter(model):
-            set_peft_model_state_dict(model, load_peft_weights(str(folder), device=device))
+        if has_adapter(model):  # PEFT's own reader would take a .bin, or ask the hub, where this is missing
+            set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors", device=device))
         else:
             load_model(model, folder / "model.safetensors", device=device)
+
+    def save_optimizer(self, file: Path) -> None:
+        """Write the optimizer's moments and counts, named by the place of their parameter."""
+        from safetensors.torch import save_file
+
+        states = self.optimizer.state_dict()["state"]
+        save_file({f"{at}.{name}": value for at, state in states.items() for name, value in state.items()}, file)
+
+    def load_optimizer(self, file: Path) -> None:
+        """Put them back."""
+        from safetensors.torch import load_file
+
+        whole = self.optimizer.state_dict()
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(file).items():
+            at, name = key.split(".")
+            states.setdefault(int(at), {})[name] = value
+        self.optimizer.load_state_dict(whole | {"state": states})
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About what a checkpoint takes: what is trained and two moments of each, and some text."""
+        return 3 * sum(parameter.nbytes for parameter in self.parameters()) + (1 << 20)
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        """The prompt's token ids, however many they are."""
+        return self._render(problem)
 
     def render(self, problem: Problem) -> tuple[int, ...]:
         """The prompt's token ids.
@@ -64,7 +102,7 @@ class Policy:
         Raises:
             UserError: the prompt and the longest answer do not fit the model's context.
         """
-        ids = self._render(problem)
+        ids = self.prompt_ids(problem)
         self.network.expect(len(ids) + self.sampling.max_new_tokens)
         if len(ids) + self.sampling.max_new_tokens > self.context:
             raise UserError(

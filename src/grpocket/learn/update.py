@@ -21,8 +21,8 @@ from ..algo.correction import importance_weights
 from ..algo.kl import KL
 from ..algo.losses import LOSSES, RATIOS, WEIGHTS, Clip, Totals, masked
 from ..config import Config
-from ..records import Batch, Group, UserError
-from .batch import count, halves, micro_batches, pack
+from ..records import Batch, Group, StoppedError
+from .batch import Budget, count, halves, micro_batches, pack
 from .measure import Mismatch, Sums, measure
 from .policy import Policy
 from .schedule import learning_rate
@@ -38,7 +38,7 @@ def learn(policy: Policy, groups: Sequence[Group], config: Config, step: int, sa
     """Learn from `groups` in `num_updates` passes; what is to be known of it, by name.
 
     Raises:
-        UserError: the memory does not do for a single answer, or three optimizer steps in a row were not finite.
+        StoppedError: the memory does not do for a single answer, or three optimizer steps in a row were not finite.
     """
     minibatches = [groups[start :: config.num_minibatches] for start in range(config.num_minibatches)]
     sums, mismatch, norms = Sums(), Mismatch(), []
@@ -69,11 +69,13 @@ def kl_of_rewards(groups: Sequence[Group], config: Config) -> float:
     return charged / sum(len(rollout.completion.token_ids) for rollout in rollouts)
 
 
-def prepare(policy: Policy, groups: Sequence[Group], config: Config, mismatch: Mismatch) -> list[Batch]:
-    """The groups in packed batches, with what stays fixed during the passes over them."""
+def prepare(
+    policy: Policy, groups: Sequence[Group], config: Config, mismatch: Mismatch, budget: Budget | None = None
+) -> list[Batch]:
+    """The groups in packed batches of the policy's budget or another, with what stays fixed during the passes."""
     everything = bool(config.entropy_coef) or (bool(config.kl_coef) and config.kl_in == "loss")
     chosen = [group for group in groups if group.is_live or everything]
-    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, policy.budget)]
+    batches = [pack(parts, policy.network.device) for parts in micro_batches(chosen, budget or policy.budget)]
     if config.correction:
         found = zip(batches, frozen_logprobs(policy, batches), strict=True)
         batches = [corrected(batch, trainer_T, config, mismatch) for batch, trainer_T in found]
@@ -105,7 +107,7 @@ def whole_gradient(
     Where the memory runs out, everything is begun again with `batches` cut in half: the gradient is the same.
 
     Raises:
-        UserError: a single answer is too large.
+        StoppedError: a single answer is too large.
     """
     while True:
         sums, mismatch = Sums(), Mismatch()
@@ -126,7 +128,7 @@ def shrink(policy: Policy, batches: list[Batch], say: Say) -> None:
     tokens = max(batch.ids.shape[1] for batch in batches)
     smaller = [half for batch in batches for half in halves(batch)]
     if len(smaller) == len(batches):
-        raise UserError(
+        raise StoppedError(
             f"out of memory in the update of a single answer, {tokens} tokens with its prompt; "
             "lower max_new_tokens, set gradient_checkpointing=True, or take a smaller model"
         )
@@ -180,7 +182,7 @@ def guard(policy: Policy, batches: Sequence[Batch], norm: float, say: Say) -> No
     """Count optimizer steps that were not applied because their gradient was not finite.
 
     Raises:
-        UserError: three in a row.
+        StoppedError: three in a row.
     """
     if math.isfinite(norm):
         policy.failures = 0
@@ -189,7 +191,7 @@ def guard(policy: Policy, batches: Sequence[Batch], norm: float, say: Say) -> No
     problems = ", ".join(dict.fromkeys(part.problem for batch in batches for part in batch.parts))
     say(f"warning: the gradient is not finite and was not applied; the problems were {problems}")
     if policy.failures == FAILURES:
-        raise UserError(
+        raise StoppedError(
             f"{FAILURES} optimizer steps in a row had a gradient that is not finite, last on {problems}; the weights "
             "are those of before; lower learning_rate, or use dtype=float32, and resume from the last checkpoint"
         )

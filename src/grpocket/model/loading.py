@@ -126,12 +126,16 @@ def resolve(name: str) -> tuple[str, str]:
 
 def read(folder: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and base model; safetensors only, no code from the model's folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+            if hasattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "auto_map"):
+                raise ValueError("it asks for code of its own by auto_map, and code that comes with a model is not run")
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(

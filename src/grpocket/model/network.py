@@ -62,7 +62,7 @@ class Network:
             m for m in self.backbone.modules() if isinstance(m, nn.Linear) and m.weight.dtype == self.head.weight.dtype
         ]
         kept = sum(layer.in_features + layer.out_features for layer in layers) * self.head.weight.element_size()
-        if not self.lm.is_gradient_checkpointing:
+        if not any(getattr(module, "gradient_checkpointing", False) for module in self.lm.modules()):
             return kept
         depth = self.lm.config.get_text_config().num_hidden_layers
         return kept // depth + depth * self.head.in_features * self.head.weight.element_size()

@@ -1,15 +1,19 @@
-"""What a person sees while a run goes on: a line a step, and now and then one group as a table.
+"""What a person sees while a run goes on: how far it is and how well it does, and now and then one group as a table.
 
-Plain lines, so that a log file reads as well as a terminal; rich draws the tables. What a model wrote is
-shown without its control characters, so that it can't move the cursor or change a colour.
+In a terminal that is a view at the bottom, drawn anew while the rest scrolls by; in a file, a pipe or a notebook a
+line a step. What a model wrote is shown without its control characters, so that it can't move the cursor or
+change a colour.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ..records import Group, StepMetrics
+from .live import LiveView, reward
+from .pace import clock
 
 
 class Console:
@@ -20,21 +24,33 @@ class Console:
 
         self.steps = steps
         self._rich = RichConsole(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120)
-        self._seconds: list[float] = []
+        self._view: LiveView | None = None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Inside, a terminal shows the view; the cursor comes back however this ends."""
+        if not sys.stdout.isatty() or self._rich.is_dumb_terminal:
+            yield
+            return
+        with LiveView(self._rich, self.steps) as self._view:
+            try:
+                yield
+            finally:
+                self._view = None
 
     def say(self, text: str = "") -> None:
         """One line, as it is."""
         print(text, flush=True)
 
-    def step(self, metrics: StepMetrics, accuracy: float | None) -> None:
-        """The step's line: reward and its parts, held-out accuracy so far, length, time left."""
+    def step(self, metrics: StepMetrics, accuracy: float | None, left: float) -> None:
+        """Show a step: reward and its parts, held-out accuracy so far, length, seconds left."""
+        if self._view:
+            self._view.show(metrics, accuracy, left)
+            return
         values = metrics.values
-        self._seconds.append(values["step_time"])
-        parts = [f"{name.split('/')[1]} {v:.2f}" for name, v in values.items() if _is_part(name)]
-        left = (self.steps - metrics.step) * sum(self._seconds[-10:]) / len(self._seconds[-10:])
         fields = [
             f"step {metrics.step:>{len(str(self.steps))}}/{self.steps}",
-            f"reward {values['reward']:.2f} ({', '.join(parts)})" if parts else f"reward {values['reward']:.2f}",
+            reward(metrics),
             f"no signal {values['frac_reward_zero_std']:.0%}",
             f"length {values['completions/mean_length']:.0f}",
             *([f"held-out {accuracy:.2f}"] if accuracy is not None else []),
@@ -64,10 +80,6 @@ class Console:
         self._rich.print(table)
 
 
-def _is_part(name: str) -> bool:
-    return name.startswith("rewards/") and name.endswith("/mean")
-
-
 def teaching_group(groups: Sequence[Group]) -> Group | None:
     """The group worth looking at: the one whose rewards differ most."""
     return max(groups, key=lambda g: max(g.advantages) - min(g.advantages), default=None)
@@ -76,10 +88,3 @@ def teaching_group(groups: Sequence[Group]) -> Group | None:
 def printable(text: str) -> str:
     """The text in one line, without control characters."""
     return "".join(c if c.isprintable() else " " for c in text.replace("\n", " ⏎ "))
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
-from ..records import Group, Rollout, StepMetrics
+from ..records import Group, Rollout, StepMetrics, UserError
 
 
 def step_metrics(
@@ -26,7 +27,7 @@ def step_metrics(
     tokens = sum(len(r.completion.token_ids) for r in rollouts)
     prompts = sum(len(group.rollouts[0].prompt_ids) for group in groups)
     values = dict(update)
-    values |= _rewards(groups) | _parts(rollouts) | _completions(rollouts)
+    values |= _rewards(groups) | _parts(rollouts) | _faults(rollouts) | _completions(rollouts)
     values |= {f"{name}_seconds": spent for name, spent in seconds.items()}
     values |= {
         "step_time": total,
@@ -50,9 +51,19 @@ def _parts(rollouts: Sequence[Rollout]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in dict.fromkeys(name for r in rollouts for name in r.reward.parts):
         values = [part for r in rollouts if (part := r.reward.parts.get(name)) is not None]
-        found[f"rewards/{name}/mean"] = _mean(values)
-        found[f"rewards/{name}/std"] = pstdev(values) if values else 0.0
+        if values:  # a function that had nothing to say in this step gave no 0
+            found |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": pstdev(values)}
     return found
+
+
+def _faults(rollouts: Sequence[Rollout]) -> dict[str, int]:
+    """Answers that a reward failed on, or was too slow for."""
+    faults = [(name, fault) for r in rollouts for name, fault in r.reward.faults.items()]
+    return {
+        f"rewards/{name}/{kind}s": sum(n == name and f is not None and f.kind == kind for n, f in faults)
+        for name in dict.fromkeys(name for name, _ in faults)
+        for kind in ("error", "timeout")
+    }
 
 
 def _completions(rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -94,10 +105,25 @@ def rollout_lines(step: int, groups: Sequence[Group], dropped: Sequence[Group]) 
 
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Append objects to a JSONL file; what is not a finite number becomes null, so that every reader can read it."""
-    with path.open("a", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+    """Append objects to a JSONL file, and put it on the disk.
+
+    Raises:
+        UserError: the file can't be written; the disk may be full.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.writelines(map(as_line, lines))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{path}: could not be written ({error.strerror}); mend that, then: grpocket train --resume {path.parent}"
+        ) from None
+
+
+def as_line(values: Mapping[str, Any]) -> str:
+    """An object as a line; what is not a finite number becomes null, so that every reader can read it."""
+    return json.dumps(_finite(values), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -1,9 +1,9 @@
-"""A file of questions with known answers: JSONL in, `Problem` out.
+"""Questions with known answers: rows of a file or of another source in, `Problem` out.
 
 Understands the column names in common use, prompts that are strings or conversations, the golds of
 GSM8K (`#### 42`) and MATH (`\\boxed{42}`), and tiny-grpo's `num_terms` and `num_digits` as filters.
-The columns are chosen by the first row and hold for the whole file. Other formats and the Hub are
-left out: their readers turn "007", dates and long integers into something else.
+The columns are chosen by the first row and hold for the whole file. Other file formats are left out:
+their readers turn "007", dates and long integers into something else.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from typing import Any, overload
 
 from ..records import Message, Problem, UserError
 from . import answers
-from .jsonl import NumberText, Row, RowError, plain, rows, shown
+from .jsonl import NumberText, Row, RowError, plain, shown
+from .sources import rows
 
 QUESTION_COLUMNS = ("question", "prompt", "problem")
 ANSWER_COLUMNS = ("answer", "solution", "ground_truth")
 ORIGINAL_ANSWER = "original_answer"
 """The column that keeps a gold such as "... so 42. #### 42" when the answer became "42"."""
+OFFERED_COLUMNS = ("question", "prompt", "answer")
+"""Names under which rewards get the question and the answer anyway; under any other name they get the column."""
 ROLES = ("system", "user", "assistant")
 
 
 class MathDataset(Sequence[tuple[str, str]]):
-    """(question, answer) pairs of a JSONL file; `.problems` has the same as records.
+    """(question, answer) pairs of a JSONL file, or of `hub:` or `reasoning_gym:`; `.problems` has them as records.
 
     `max_terms` and `max_digits` keep the rows whose `num_terms` and `num_digits` are at most that;
     `limit` keeps the first so many of what is left. A slice is a list of pairs.
@@ -108,16 +111,18 @@ class _Columns:
                 raise RowError(f'no column "{column}", which the first row has; found {_names(row)}')
         original = _answer(row[self.answer], self.answer)
         answer = answers.gold(original)
-        columns = {key: plain(value) for key, value in row.items() if key not in (self.question, self.answer)}
+        offered = {self.question, self.answer} & {*OFFERED_COLUMNS}
+        columns = {key: plain(value) for key, value in row.items() if key not in offered}
         if answer != original.strip():
             columns.setdefault(ORIGINAL_ANSWER, original)
-        return Problem(problem_id, _messages(row[self.question], self.question), answer, columns)
+        as_text = self.question == "prompt" and isinstance(row["prompt"], str)
+        return Problem(problem_id, _messages(row[self.question], self.question), answer, columns, as_text)
 
 
 def _first_of(names: Sequence[str], row: Row) -> str:
     for name in names:
-        if name in row:
-            return name
+        if found := next((column for column in row if column.casefold() == name), None):
+            return found
     raise RowError(f'no column "{names[0]}" (or {", ".join(names[1:])}); found {_names(row)}; rename one of them')
 
 

@@ -41,7 +41,7 @@ def rows(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             text = data.decode("utf-8-sig" if line == 1 else "utf-8")
             if text.strip():
-                yield line, _parse(text)
+                yield line, parse(text)
         except UnicodeDecodeError as e:
             reason = f"byte 0x{data[e.start]:02x} is not UTF-8; save the file as UTF-8 (iconv -f LATIN1 -t UTF-8)"
             raise UserError(f"{path}:{line}:{e.start + 1}: {reason}") from None
@@ -83,7 +83,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: cannot be read ({e.strerror}); check the path and its permissions") from None
 
 
-def _parse(text: str) -> Row:
+def parse(text: str) -> Row:
+    """The object that a line holds, its numbers as `NumberText`; raises `RowError` or `JSONDecodeError`."""
     row = json.loads(
         text, parse_int=NumberText, parse_float=NumberText, parse_constant=_refuse, object_pairs_hook=_object
     )

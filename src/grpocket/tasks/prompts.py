@@ -1,6 +1,6 @@
 """A problem as the token ids that the model continues.
 
-What is said, in order: a system prompt that asks for the tags, worked examples, the question, and
+What is said, in order: a system prompt that asks for the form, worked examples, the question, and
 if wanted the opening `<think>`. How it is said is the model's own chat template, or a plain
 "Question: ... Answer:" for a model without one. A conversation of the user's own is kept as it is.
 Truncation is left out: a prompt that is too long is for the caller to refuse.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..records import Message, Problem, UserError
+from .formats import TAGS, Expression, Form, Template
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
     ("What is 12 - 4 + 5?", "<think>12 - 4 = 8, 8 + 5 = 13</think><answer>13</answer>"),
@@ -23,8 +24,6 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 )
 """Questions with model answers. Their numbers differ in length, which those of `arithmetic` never do,
 so that no generated problem finds its own answer in the prompt."""
-
-THINK = "<think>"
 
 
 class Tokenizer(Protocol):
@@ -50,14 +49,22 @@ class PromptStyle:
     >>> PromptStyle(examples=2)
     """
 
-    system_prompt: str = ""
-    """Put first, unless the problem brings a system message of its own. Empty: none."""
+    system_prompt: str | None = ""
+    """Put first, unless the problem brings a system message of its own. Empty: none; None: it asks for the form."""
     examples: int = 1
     """How many worked examples come before the question: 0 to 2."""
     prefill_think: bool = False
     """Begin the answer with <think>, which the model then need not learn to write."""
+    form: Form = TAGS
+    """The form in which examples are shown, and whose opening is <think> or another."""
 
     def __post_init__(self):
+        if self.prefill_think and not self.form.opening:
+            raise UserError("prefill_think: the answer_format has nothing before {think}; leave one of them out")
+        if isinstance(self.form, Expression) and (self.examples or self.system_prompt is None):
+            raise UserError(
+                "answer_format: a regular expression needs a system_prompt that asks for it, and examples=0"
+            )
         if not 0 <= self.examples <= len(EXAMPLES):
             raise UserError(f"examples={self.examples}: there are {len(EXAMPLES)}; give 0 to {len(EXAMPLES)}")
 
@@ -75,18 +82,18 @@ def render(problem: Problem, tokenizer: Tokenizer, style: PromptStyle) -> tuple[
 def render_text(problem: Problem, tokenizer: Tokenizer, style: PromptStyle) -> str:
     """The prompt as text."""
     text = _chat(problem, tokenizer, style) if tokenizer.chat_template else _plain(_layout_turns(problem, style))
-    if style.prefill_think and not opening(text):
-        text += THINK if text[-1:].isspace() or tokenizer.chat_template else " " + THINK
+    if style.prefill_think and not opening(text, style.form):
+        text += style.form.opening if text[-1:].isspace() or tokenizer.chat_template else " " + style.form.opening
     return text
 
 
-def opening(prompt_text: str) -> str:
-    """What of the answer the prompt has already written: "<think>" or nothing.
+def opening(prompt_text: str, form: Form = TAGS) -> str:
+    """What of the answer the prompt has already written: "<think>", or what else the form begins with; or nothing.
 
     Some chat templates open it by themselves. Rewards are given opening + completion, so that the
     format is judged on the whole answer.
     """
-    match = re.search(re.escape(THINK) + r"\s*\Z", prompt_text)
+    match = re.search(re.escape(form.opening) + r"\s*\Z", prompt_text) if form.opening else None
     return match.group() if match else ""
 
 
@@ -152,13 +159,22 @@ def _parts(problem: Problem, style: PromptStyle) -> tuple[str, Sequence[Message]
     first = problem.messages[0]
     if first["role"] == "system":
         return first["content"], problem.messages[1:]
-    return style.system_prompt, problem.messages
+    return style.form.instruction if style.system_prompt is None else style.system_prompt, problem.messages
 
 
 def _examples(problem: Problem, style: PromptStyle) -> tuple[tuple[str, str], ...]:
     """None for a conversation of several turns: it shows the model by itself how to answer."""
     several = any(message["role"] == "assistant" for message in problem.messages)
-    return () if several else EXAMPLES[: style.examples]
+    if several or not isinstance(style.form, Template):
+        return ()
+    return tuple((question, style.form.write(*_parted(answer))) for question, answer in EXAMPLES[: style.examples])
+
+
+def _parted(answer: str) -> tuple[str, str]:
+    """(thought, result) of one of the worked examples."""
+    found = TAGS.read(answer)
+    assert found is not None
+    return found
 
 
 def _system(content: str) -> list[Message]:

@@ -22,6 +22,8 @@ UNITS = {
         "₹ rupee rupees inr",
         "cent cents ¢",
         "° degree degrees",
+        "°C celsius",
+        "°F fahrenheit",
         "mm millimeter millimeters",
         "cm centimeter centimeters",
         "m meter meters metre metres",
@@ -30,6 +32,7 @@ UNITS = {
         "ft foot feet",
         "yard yards yd",
         "mile miles mi",
+        "mph",
         "mg milligram milligrams",
         "g gram grams",
         "kg kilogram kilograms",
@@ -47,6 +50,8 @@ UNITS = {
 }
 """What may stand beside a number. A word that is not here ("million", "or", "apples") makes it text."""
 
+_POWERS = {"square": "^2", "cubic": "^3", "²": "^2", "³": "^3", "2": "^2", "3": "^3"}
+
 _NUMBER = re.compile(
     r"""
     (?P<sign>[-+]?) \s? (?P<symbol>[$€£¥₹]?) \s? (?P<inner_sign>[-+]?)
@@ -57,7 +62,9 @@ _NUMBER = re.compile(
         (?: \. (?P<decimals>[0-9]*+) )?
         (?: [eE] (?P<exponent>[-+]?[0-9]{1,3}) )?
     )
-    (?: \s*+ (?P<unit> [^\W\d_]++ | [%°¢$€£¥₹] ) )?
+    (?: \s*+ (?P<unit>
+        (?: (?:square|cubic)\s )?+ [^\W\d_]++ (?:\^?[23²³])?+ (?:\s?/\s?[^\W\d_]++)? | °[CF] | [%°¢$€£¥₹]
+    ) )?
     """,
     re.VERBOSE,
 )
@@ -74,6 +81,10 @@ class Number:
     value: Fraction
     unit: str = ""
 
+    def __str__(self) -> str:
+        """The value exactly, as 3 or 3/4, and the unit."""
+        return f"{self.value}{self.unit}"
+
 
 def parse(text: str) -> Number | None:
     """The number that `text` is, or None. Expects ASCII digits and signs, at most a thousand or so of them."""
@@ -81,8 +92,7 @@ def parse(text: str) -> Number | None:
     if match is None or (match["sign"] and match["inner_sign"]) or (match["symbol"] and match["unit"]):
         return None
     written = match["symbol"] or match["unit"] or ""
-    unit = UNITS.get(written) or UNITS.get(written.casefold() if len(written) > 1 else "", "")
-    value = _value(match)
+    unit, value = _unit(written), _value(match)
     if value is None or bool(unit) != bool(written):
         return None
     return Number(-value if "-" in (match["sign"], match["inner_sign"]) else value, unit)
@@ -101,6 +111,17 @@ def same(a: Number, b: Number) -> bool:
 
 def _share(number: Number) -> Fraction:
     return number.value / 100 if number.unit == "%" else number.value
+
+
+def _unit(written: str) -> str:
+    """One name for a unit however it is written: "square meters" and "m²" are m^2; "" for a word that is none."""
+    over, slash, under = (part.strip() for part in written.partition("/"))
+    power = ""
+    for sign, meaning in _POWERS.items():
+        if over.startswith(sign) or over.endswith(sign):
+            over, power = over.removeprefix(sign).removesuffix(sign).strip("^ "), meaning
+    names = [UNITS.get(word) or UNITS.get(word.casefold() if len(word) > 1 else "") for word in (over, under) if word]
+    return (names[0] or "") + power + slash + (names[-1] or "") * len(slash) if all(names) and names else ""
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
