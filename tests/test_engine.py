@@ -55,7 +55,7 @@ def test_what_else_is_in_the_batch_changes_no_sample(num_samples, row_budget):
     prompts = tiny.prompts(*QUESTIONS, *(f"What is {n} + {n * 7}?" for n in range(12)))
     together = Engine(policy.network, row_budget).generate(prompts, sampling)
     for prompt, group in zip(prompts, together, strict=True):
-        (alone,) = Engine(policy.network, 64).generate([prompt], sampling)
+        (alone,) = tiny.engine(policy).generate([prompt], sampling)
         assert [c.token_ids for c in alone] == [c.token_ids for c in group]
         for one, other in zip(alone, group, strict=True):
             torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-5, rtol=0)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..model.attention import merge, piece
+from ..model.network import Network
 
 KeyValue = tuple[Tensor, Tensor]
 
@@ -122,6 +123,15 @@ class PrefillPrefix:
         self.prefix.layers.append((key[0].contiguous(), value[0].contiguous()))
         out, _ = piece(query[0].unflatten(0, (key.shape[1], -1)), *self.prefix.layers[layer], scale, causal=True)
         return out.flatten(0, 1).transpose(0, 1).unsqueeze(0)
+
+
+def read_prefix(network: Network, ids: Sequence[int]) -> PrefixCache:
+    """The cache of what all prompts begin with; it is read here, unless there is nothing."""
+    prefix = PrefixCache(len(ids))
+    if ids:
+        positions = torch.arange(len(ids), device=network.device)
+        network.hidden(torch.tensor([ids], device=network.device), positions[None], PrefillPrefix(prefix))
+    return prefix
 
 
 class Decode:

@@ -20,9 +20,10 @@ from ..model.attention import Plan
 from ..model.network import Network
 from ..records import Completion, Prompt, Sampling, StoppedError
 from . import plain
-from .cache import Decode, Prefill, PrefillPrefix, PrefixCache
+from .cache import Decode, Prefill, PrefixCache, read_prefix
 from .sampling import sample, uniform
 from .scheduler import Cohort, Scheduler
+from .static import StaticSampler, suits
 
 MOST_ROWS = {"cpu": 64, "cuda": 512}
 """Rows from which on a decode step takes longer by as much as it writes more."""
@@ -35,12 +36,18 @@ def choose_row_budget(network: Network, sampling: Sampling) -> int:
 
 
 class Engine:
-    """Samples from the very module that is trained."""
+    """Samples from the very module that is trained.
 
-    def __init__(self, network: Network, row_budget: int) -> None:
+    `static`: in steps of fixed shapes, which a GPU replays as a graph; by default on a GPU, where the model allows it.
+    """
+
+    def __init__(self, network: Network, row_budget: int, static: bool | None = None) -> None:
         self.network = network
         self.row_budget = row_budget
         """Rows decoded at the same time."""
+        if static is None:
+            static = network.device.type == "cuda" and suits(network)
+        self._static = StaticSampler(network) if static else None
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
         """G completions for each prompt, in the prompts' order.
@@ -57,6 +64,8 @@ class Engine:
         except Exception as error:
             if not memory.is_shortage(error):
                 raise
+        if self._static:
+            self._static.forget()
         memory.release()
         if self.row_budget <= sampling.num_samples:
             raise StoppedError(
@@ -68,9 +77,11 @@ class Engine:
 
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
+        if self._static:
+            return self._static.generate(prompts, sampling, self.row_budget)
         schedule = Scheduler(prompts, sampling, self.row_budget)
         with self.network.ready():
-            prefix = self._read_prefix(schedule.prefix)
+            prefix = read_prefix(self.network, schedule.prefix)
             while schedule.unfinished:
                 if cohort := schedule.admit():
                     schedule.record(
@@ -79,12 +90,6 @@ class Engine:
                 if running := schedule.running:
                     schedule.record(running, *self._sample(running, self._decode(prefix, running), sampling))
         return schedule.completions()
-
-    def _read_prefix(self, ids: Sequence[int]) -> PrefixCache:
-        prefix = PrefixCache(len(ids))
-        if ids:
-            self._hidden([list(ids)], [list(range(len(ids)))], PrefillPrefix(prefix))
-        return prefix
 
     def _prefill(self, prefix: PrefixCache, cohort: Cohort, sampling: Sampling) -> Tensor:
         """Read prompts as one stream; hidden states [B, H] that predict the first token of each row."""

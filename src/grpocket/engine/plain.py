@@ -20,13 +20,8 @@ from .sampling import row_keys, sample, uniform
 @torch.inference_mode()
 def generate(network: Network, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...]]:
     """G completions for each prompt, in the prompts' order."""
-    training = network.model.training
-    network.model.eval()  # transformers keeps no cache while it checkpoints activations, which it does in training only
-    try:
-        with network.weights.in_use():
-            return [_group(network, prompt, sampling) for prompt in prompts]
-    finally:
-        network.model.train(training)
+    with network.evaluating(), network.weights.in_use():
+        return [_group(network, prompt, sampling) for prompt in prompts]
 
 
 def _group(network: Network, prompt: Prompt, sampling: Sampling) -> tuple[Completion, ...]:
@@ -44,10 +39,10 @@ def _group(network: Network, prompt: Prompt, sampling: Sampling) -> tuple[Comple
         ended |= torch.isin(drawn[0], stop_ids)
         ids = drawn[0].unsqueeze(1)
     rows = zip(torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist(), strict=True)
-    return tuple(_cut(*row, sampling) for row in rows)
+    return tuple(cut(*row, sampling) for row in rows)
 
 
-def _cut(tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
+def cut(tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
     """A row up to its first stop token."""
     length = next((at + 1 for at, token in enumerate(tokens) if token in sampling.stop_ids), None)
     return Completion(tuple(tokens[:length]), tuple(logprobs[:length]), "stop" if length else "length")

@@ -72,7 +72,7 @@ def _inverse_cdf(masses: Tensor, block_ends: Tensor, uniform_B: Tensor) -> Tenso
     """The first index [B, 1] whose cumulative mass exceeds uniform * total, for masses [B, N, BLOCK]."""
     target = uniform_B.unsqueeze(-1) * block_ends[:, -1:]
     block = _first_above(block_ends, target)
-    before = torch.where(block > 0, block_ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    before = block_ends.gather(-1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
     inside = masses.gather(1, block.unsqueeze(-1).expand(-1, -1, BLOCK)).squeeze(1).double()
     return block * BLOCK + _first_above(inside.cumsum(-1), target - before)
 

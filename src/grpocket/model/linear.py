@@ -12,8 +12,11 @@ The gradients are LoRA's own, with u = x A^T and v = dy B, and no intermediate o
 
     dx = dy W + scale * v A        dA = scale * v^T x        dB = scale * dy^T u
 
-What is left out: adapters other than LoRA on `nn.Linear`, and bases that are not float32 (a LoRA delta
-rounded to bfloat16 loses a quarter of itself). They are run as they are, unmerged.
+A base that is not float32 is not folded: a LoRA delta added in bfloat16 loses a quarter of itself. There the
+adapter is computed beside the base and in its precision, as autocast has it: one product with the A of all layers
+that are fed together, one with each B. What is trained stays float32.
+
+What is left out: adapters other than LoRA on `nn.Linear`. They are run as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from torch.nn import functional as F
 
 Product = Callable[[Tensor], Tensor]
 """x [..., in] -> x @ weight.T + bias [..., out], outside autograd."""
+
+Products = Callable[[Tensor], tuple[Tensor, ...]]
+"""x [..., in] -> the outputs of all layers that it is fed to, outside autograd."""
 
 ROWS = 32
 """The number of rows that packed weights are laid out for; others work as well."""
@@ -53,7 +59,7 @@ class EffectiveWeights:
     def __init__(self, model: Any) -> None:
         self.model = model
         # Settled once, with the adapter on: PEFT freezes the adapter's own matrices while it is switched off.
-        self._adapted = [Fed(modules) for modules in fed_together(model, is_foldable)]
+        self._adapted = [Fed(modules) for modules in fed_together(model, has_lora)]
         inside = {child for fed in self._adapted for module in fed.modules for child in module.modules()}
         self._frozen = [Fed(modules) for modules in fed_together(model, lambda m: is_frozen(m) and m not in inside)]
         self._state: tuple[Any, ...] | None = None
@@ -70,6 +76,10 @@ class EffectiveWeights:
         finally:
             for fed in everything:
                 fed.give_back()
+
+    def reads(self) -> list[Tensor]:
+        """What the products read that is no parameter."""
+        return [tensor for fed in (*self._frozen, *self._adapted) for tensor in fed.reads]
 
     def _refresh(self) -> None:
         adapters = [adapter_of(module) for fed in self._adapted for module in fed.modules]
@@ -101,23 +111,57 @@ class Fed:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = modules
-        self._product: Product | None = None
+        self.reads: list[Tensor] = []
+        """What the products read that is no parameter, where a CUDA graph may hold them."""
+        self._products: Products | None = None
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
 
+    @torch.inference_mode(False)  # what is formed while sampling is written again while training
     @torch.no_grad()
     def form(self) -> None:
-        """Make the product out of the weights as they are now."""
-        self._product = None  # freed before it is made anew: there is never a second copy
-        bases = [base_of(module) for module in self.modules]
-        self._adapters = [adapter_of(module) for module in self.modules]
-        self._weights = [base.weight for base in bases]
-        self._sizes = [len(weight) for weight in self._weights]
-        effective = [effective_weight(w, a) for w, a in zip(self._weights, self._adapters, strict=True)]
-        biases = [base.weight.new_zeros(len(base.weight)) if base.bias is None else base.bias for base in bases]
-        no_bias = all(base.bias is None for base in bases)
+        """Make the products out of the weights as they are now."""
+        self._products = None  # freed before it is made anew: there is never a second copy
+        self._bases = [base_of(module) for module in self.modules]
+        self._adapters = [adapter for module in self.modules if (adapter := adapter_of(module))]  # of all, or of none
+        self._weights = [base.weight for base in self._bases]
+        self._products = self._folded() if self._weights[0].dtype == torch.float32 else self._beside()
+
+    def _folded(self) -> Products:
+        self.reads = []
+        adapters = self._adapters or [None] * len(self._bases)
+        effective = [effective_weight(w, a) for w, a in zip(self._weights, adapters, strict=True)]
+        biases = [base.weight.new_zeros(len(base.weight)) if base.bias is None else base.bias for base in self._bases]
         weight = effective[0] if len(effective) == 1 else torch.cat(effective)
-        self._product = make_product(weight, None if no_bias else torch.cat(biases))
+        bias = None if all(base.bias is None for base in self._bases) else torch.cat(biases)
+        if weight.is_cuda:
+            self.reads = [weight] if bias is None else [weight, bias]
+        product, sizes = make_product(weight, bias), [len(weight) for weight in self._weights]
+        return lambda x: product(x).split(sizes, dim=-1)
+
+    def _beside(self) -> Products:
+        bases = self._bases
+        if not self._adapters:
+            self.reads = []
+            return lambda x: tuple(F.linear(x, base.weight, base.bias) for base in bases)
+        stacked = torch.cat([adapter.a for adapter in self._adapters])
+        formed = [stacked, *(adapter.b * adapter.scale for adapter in self._adapters)]
+        if self.reads:  # where they lay before, so that a recorded CUDA graph goes on with them
+            for old, new in zip(self.reads, formed, strict=True):
+                old.copy_(new)
+        else:
+            self.reads = [matrix.to(self._weights[0].dtype) for matrix in formed]
+        a, *matrices = self.reads
+        ranks = [len(adapter.a) for adapter in self._adapters]
+
+        def products(x: Tensor) -> tuple[Tensor, ...]:
+            outputs = [F.linear(x, base.weight, base.bias) for base in bases]
+            inner = F.linear(x.flatten(0, -2), a).split(ranks, dim=-1)
+            for y, u, b in zip(outputs, inner, matrices, strict=True):
+                y.view(-1, y.shape[-1]).addmm_(u, b.T)
+            return tuple(outputs)
+
+        return products
 
     def take_over(self) -> None:
         """Let the modules' forward ask this."""
@@ -138,18 +182,17 @@ class Fed:
         return output
 
     def _multiply(self, x: Tensor) -> tuple[Tensor, ...]:
-        assert self._product is not None
+        assert self._products is not None
         if not torch.is_grad_enabled():
-            return self._product(x).split(self._sizes, dim=-1)
-        adapters = [adapter for adapter in self._adapters if adapter is not None]
-        matrices = (*(adapter.a for adapter in adapters), *(adapter.b for adapter in adapters))
-        scales = [adapter.scale for adapter in adapters]
-        return _Linear.apply(x, self._product, self._weights, scales, *matrices)  # type: ignore[return-value]
+            return self._products(x)
+        matrices = (*(adapter.a for adapter in self._adapters), *(adapter.b for adapter in self._adapters))
+        scales = [adapter.scale for adapter in self._adapters]
+        return _Linear.apply(x, self._products, self._weights, scales, *matrices)  # type: ignore[return-value]
 
 
 def adapter_of(module: Any) -> Adapter | None:
     """The active LoRA matrices of a layer; None when there are none, or they are switched off."""
-    if not is_foldable(module) or module.disable_adapters:
+    if not has_lora(module) or module.disable_adapters:
         return None
     (name,) = module.active_adapters
     return Adapter(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
@@ -157,7 +200,7 @@ def adapter_of(module: Any) -> Adapter | None:
 
 def base_of(module: Any) -> Any:
     """The plain linear layer in or behind a module."""
-    return module.get_base_layer() if is_foldable(module) else module
+    return module.get_base_layer() if has_lora(module) else module
 
 
 def is_frozen(module: Any) -> bool:
@@ -165,12 +208,11 @@ def is_frozen(module: Any) -> bool:
     return type(module) is nn.Linear and not module.weight.requires_grad
 
 
-def is_foldable(module: Any) -> bool:
-    """Whether a layer is one whose adapter can be folded in."""
+def has_lora(module: Any) -> bool:
+    """Whether a layer is a plain linear one with LoRA matrices."""
     from peft.tuners.lora import Linear
 
-    base = module.get_base_layer() if isinstance(module, Linear) else None
-    return type(base) is nn.Linear and base.weight.dtype == torch.float32
+    return isinstance(module, Linear) and type(module.get_base_layer()) is nn.Linear
 
 
 def effective_weight(weight: Tensor, adapter: Adapter | None) -> Tensor:
@@ -187,15 +229,15 @@ def make_product(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 class _Linear(torch.autograd.Function):
-    """x, the product, n weights, n scales of LoRA, n A matrices and n B matrices -> n outputs."""
+    """x, the products, n weights, n scales of LoRA, n A matrices and n B matrices -> n outputs."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, product: Product, weights: Sequence[Tensor], scales: Sequence[float], *matrices: Tensor
+        ctx: Any, x: Tensor, products: Products, weights: Sequence[Tensor], scales: Sequence[float], *matrices: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x if matrices else None, *weights, *matrices)
         ctx.scales = scales
-        return product(x).split([len(weight) for weight in weights], dim=-1)
+        return products(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -211,9 +253,11 @@ class _Linear(torch.autograd.Function):
         grad_a: Sequence[Tensor] = ()
         grad_b: Sequence[Tensor] = ()
         if a_matrices:
-            rows, a = x.flatten(0, -2), torch.cat(a_matrices)
+            rows, a = x.flatten(0, -2), torch.cat(a_matrices).to(x.dtype)
             ranks = [len(matrix) for matrix in a_matrices]
-            v = torch.cat([(g @ b).mul_(s) for g, b, s in zip(flat, b_matrices, ctx.scales, strict=True)], dim=1)
+            v = torch.cat(
+                [(g @ b.to(g.dtype)).mul_(s) for g, b, s in zip(flat, b_matrices, ctx.scales, strict=True)], dim=1
+            )
             if grad_x is not None:
                 grad_x.addmm_(v, a)
             grad_a = (v.T @ rows).split(ranks)

@@ -81,6 +81,25 @@ class Network:
         with nullcontext() if self.plain else hooked(self.model), self.weights.in_use():
             yield
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside this context no activations are checkpointed: transformers does so in training only, and then
+        neither keeps a cache nor can be recorded."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    def wiring(self) -> tuple[Any, ...]:
+        """Where everything lies that `hidden` reads, and which adapters are off: what a CUDA graph is bound to."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        tensors = [*self.model.parameters(), *self.model.buffers(), *self.weights.reads()]
+        off = [module.disable_adapters for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        return (*(tensor.data_ptr() for tensor in tensors), *off)
+
     def keep_untrained(self) -> None:
         """Keep a copy of the weights as they are, for `untrained`; with an adapter there is nothing to copy."""
         self._untrained = [parameter.detach().clone() for parameter in self._trained]
