@@ -18,6 +18,7 @@ import tiny
 from grpocket import GRPO, UserError, run
 from grpocket.cli import main
 from grpocket.learn import loop
+from grpocket.learn.batch import Budget
 from grpocket.model.embedded import EMBEDDED_FILE
 from grpocket.settings import from_values, read_yaml
 from grpocket.tasks.scoring import Rewards
@@ -445,3 +446,13 @@ def test_a_model_that_brings_its_own_code_is_refused_in_one_line(home):
             GRPO(model=str(folder))
         assert "\n" not in str(caught.value)
         assert not (home / "marker").exists()
+
+
+def test_what_was_chosen_for_the_machine_is_chosen_again(home):
+    trainer = paid_for_digits(GRPO(**(SETTINGS | {"output_dir": "done"})))
+    trainer.policy.budget, trainer.engine.row_budget = Budget(40, 64), 6  # as after a shortage of memory
+    trainer.train("math_tasks.jsonl")
+    resumed = GRPO.resume("done")
+    assert (resumed.policy.budget, resumed.engine.row_budget) == (Budget(40, 64), 6)
+    other = GRPO.resume("done", token_budget=100, row_budget=3)
+    assert (other.policy.budget, other.engine.row_budget) == (Budget(100, 100), 3)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -40,10 +40,12 @@ class Standing:
     """Fingerprint of its problems; None before the first checkpoint."""
     checkpoint: Path | None = None
     """Where weights and optimizer of this step are; None before the first checkpoint."""
+    machine: Mapping[str, int] = field(default_factory=dict)
+    """What was chosen for the machine and decides the last bits: threads, rows sampled and tokens learned together."""
 
-    def to_json(self) -> str:
-        """What state.json holds; the machine's part is what rounding depends on."""
-        state, machine = self.state, {"threads": torch.get_num_threads()}
+    def to_json(self, machine: Mapping[str, int]) -> str:
+        """What state.json holds, with what was chosen for the machine by now."""
+        state = self.state
         values = {"seed": state.seed, "step": state.step, "cursor": state.cursor}
         return json.dumps(values | {"num_tokens": self.num_tokens, "data": self.data, "machine": machine}, indent=1)
 
@@ -62,8 +64,9 @@ def stood(folder: Path, config: Config) -> Standing:
     try:
         values = json.loads((found / "state.json").read_text(encoding="utf-8"))
         state = TrainState(*(int(values[name]) for name in ("seed", "step", "cursor")))
-        standing = Standing(folder, state, int(values["num_tokens"]), str(values["data"]), found)
-        threads = int(values["machine"]["threads"])
+        machine = {name: int(values["machine"][name]) for name in ("threads", "rows", "enough", "limit")}
+        standing = Standing(folder, state, int(values["num_tokens"]), str(values["data"]), found, machine)
+        threads = machine["threads"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{found / 'state.json'}: is not the state of a run ({error!r})") from None
     if config.threads is None and threads != torch.get_num_threads():

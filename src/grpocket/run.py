@@ -56,6 +56,7 @@ class RunFolder:
         policy: Policy,
         num_problems: int,
         evaluate: Callable[[], Evaluation] | None,
+        machine: Callable[[], Mapping[str, int]],
     ) -> None:
         self.config = config
         self.standing = standing
@@ -67,6 +68,7 @@ class RunFolder:
         self.tracker = open_tracker(config.track, self.folder.name, asdict(config))
         self._policy = policy
         self._evaluate = evaluate
+        self._machine = machine
         self._watch = Watch(asdict(config))
         self._seconds: dict[str, float] = {}
         self._heed = Heed()
@@ -160,7 +162,7 @@ class RunFolder:
         self._policy.save_weights(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, which is for people
         self._policy.save_optimizer(folder / "optimizer.safetensors")
-        (folder / "state.json").write_text(self.standing.to_json(), encoding="utf-8")
+        (folder / "state.json").write_text(self.standing.to_json(self._machine()), encoding="utf-8")
 
     def _written(self, write: Callable[[], None]) -> None:
         """Call what writes; say what to do where it can't."""

@@ -17,12 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .config import Config
 from .engine.engine import Engine, choose_row_budget
 from .evaluate.accuracy import Evaluation, evaluate
 from .evaluate.intervals import Interval, paired_difference
 from .evaluate.samples import Sampled, evaluate_samples
 from .learn import loop
+from .learn.batch import Budget
 from .learn.checkpoint import newest
 from .learn.objective import describe
 from .learn.policy import Policy
@@ -132,6 +135,10 @@ class GRPO:
         if standing.checkpoint:
             trainer.policy.load(standing.checkpoint)
             trainer.policy.load_optimizer(standing.checkpoint / "optimizer.safetensors")
+            machine = standing.machine
+            trainer.engine.row_budget = trainer.config.row_budget or machine["rows"]
+            if trainer.config.token_budget is None:
+                trainer.policy.budget = Budget(machine["enough"], machine["limit"])
         return trainer
 
     @functools.cached_property
@@ -214,7 +221,13 @@ class GRPO:
             evaluations = cut_back(standing.folder, standing.state.step, held if same else ())
         self._stopped = None
         evaluate = functools.partial(self.evaluate, held) if held else None
-        return RunFolder(self.config, replace(standing, data=data), evaluations, self.policy, len(train), evaluate)
+        standing = replace(standing, data=data)
+        return RunFolder(self.config, standing, evaluations, self.policy, len(train), evaluate, self.machine)
+
+    def machine(self) -> dict[str, int]:
+        """What was chosen for the machine, by its memory and cores, and decides the last bits of sums."""
+        chosen = {"threads": torch.get_num_threads(), "rows": self.engine.row_budget}
+        return chosen | self.policy.budget._asdict()
 
     def preflight(self, data: Data, eval_data: Data | None = None) -> str:
         """What training on `data` would meet and take, found out without changing anything.
