@@ -87,3 +87,11 @@ def test_the_tree_in_the_readme_is_the_tree():
     for path in FILES:
         if path.stem not in ("__init__", "__main__"):
             assert re.search(rf"\b{re.escape(path.name)}\b", readme), f"{path.name} is missing in README.md"
+
+
+def test_every_promise_names_a_test_that_exists():
+    tests = Path(__file__).parent
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (tests.parent / "README.md").read_text(encoding="utf-8"))
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (tests / file).read_text(encoding="utf-8"), (file, test)

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 import tiny
 from grpocket import GRPO, UserError, run
 from grpocket.cli import main
-from grpocket.learn import loop
+from grpocket.learn import loop, update
 from grpocket.learn.batch import Budget
 from grpocket.model.embedded import EMBEDDED_FILE
+from grpocket.records import StoppedError
 from grpocket.settings import from_values, read_yaml
 from grpocket.tasks.scoring import Rewards
 
@@ -179,6 +180,26 @@ def test_an_unfinished_run_can_be_asked_at_its_newest_checkpoint(home, capsys):
     asked = GRPO.from_run("run")
     assert "not finished; these are its weights after step 2" in capsys.readouterr().out
     assert asked.sample("What is 1 + 1?") == GRPO.resume("run").sample("What is 1 + 1?")
+
+
+@pytest.mark.parametrize(("at", "newest"), [(1, 3), (2, 2), (4, 2)])
+def test_an_update_that_breaks_off_in_the_middle_is_not_saved_as_a_whole_step(home, at, newest, monkeypatch, capsys):
+    train(home / "whole")
+    real, calls = update.whole_gradient, []
+
+    def fourth_step_fails(*arguments):
+        calls.append(1)
+        if len(calls) == 3 * 4 + at:  # 4 optimizer steps a step
+            raise StoppedError("out of memory")
+        return real(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedError):
+        patched.setattr(update, "whole_gradient", fourth_step_fails)
+        train(home / "run", save_every=2)
+    assert max(folder.name for folder in (home / "run/checkpoints").iterdir()) == f"{newest:06d}"
+    assert ("in the middle of an update" in capsys.readouterr().out) == (at > 1)
+    go_on(home / "run")
+    assert_same(record(home / "whole"), record(home / "run"))
 
 
 # What is refused, and what is said

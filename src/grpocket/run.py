@@ -67,6 +67,7 @@ class RunFolder:
         self.pace = Pace()
         self.tracker = open_tracker(config.track, self.folder.name, asdict(config))
         self._policy = policy
+        self._moves = policy.moves  # as of the last whole step
         self._evaluate = evaluate
         self._machine = machine
         self._watch = Watch(asdict(config))
@@ -89,9 +90,13 @@ class RunFolder:
             raise
 
     def _leave(self, why: str) -> None:
-        self.checkpoint()
         step, steps = self.standing.state.step, self.config.steps
-        self.say(f"{why}: stopped after step {step} of {steps}; go on: grpocket train --resume {self.folder}")
+        stopped = f"{why}: stopped after step {step} of {steps}"
+        if self._policy.moves == self._moves:
+            self.checkpoint()
+        else:  # the weights are those of no step, and the newest checkpoint is what there is
+            stopped += ", in the middle of an update; what came after the last checkpoint is done again"
+        self.say(f"{stopped}; go on: grpocket train --resume {self.folder}")
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -129,6 +134,7 @@ class RunFolder:
         self._seconds = {}
         num_tokens = self.standing.num_tokens + int(metrics.values["num_tokens"])
         self.standing = replace(self.standing, state=state, num_tokens=num_tokens, checkpoint=None)
+        self._moves = self._policy.moves
         latest = next(reversed(self.evaluations.values()), None)
         self.pace.step(metrics.values["step_time"])
         evaluations = self.config.evaluations_after(state.step) if self._evaluate else 0

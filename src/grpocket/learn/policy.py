@@ -37,6 +37,8 @@ class Policy:
         self.budget = choose_budget(config.token_budget, self.network.activation_bytes, self.network.device.type)
         self.failures = 0
         """Optimizer steps in a row that were not applied."""
+        self.moves = 0
+        """Optimizer steps that were applied."""
         self._render = render
         self._opening = opening
         self.optimizer = torch.optim.AdamW(

@@ -174,6 +174,7 @@ def move(policy: Policy, config: Config, rate: float) -> float:
         group["lr"] = rate
     if norm.isfinite():
         policy.optimizer.step()
+        policy.moves += 1
     policy.optimizer.zero_grad(set_to_none=True)
     return norm.item()
 
