@@ -60,7 +60,7 @@ def foretell(folder: Path) -> dict[str, float]:
 def full(folder: Path) -> dict[str, float]:
     """Two steps in which no token ends an answer and every group has signal."""
     from grpocket import GRPO, MathDataset, memory
-    from grpocket.tasks.rewards import Rewards
+    from grpocket.tasks.scoring import Rewards
 
     trainer = GRPO(**(DEMO | {"steps": 2, "preflight": False, "held_out": 0, "output_dir": str(folder / "full")}))
     trainer.policy.sampling = replace(trainer.policy.sampling, stop_ids=())

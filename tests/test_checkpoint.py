@@ -1,5 +1,6 @@
 """Checkpoints on the disk: killed, starved of space, torn, forged."""
 
+import errno
 import json
 import os
 import shutil
@@ -190,3 +191,17 @@ def test_a_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         checkpoint.replace_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_text_that_finds_no_room_is_named_and_the_old_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    checkpoint.replace_text(path, "old")
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "sync", full)
+    with pytest.raises(UserError, match=rf"metrics\.jsonl: .*No space left.*--resume {tmp_path}"):
+        checkpoint.replace_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

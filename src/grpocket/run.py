@@ -170,7 +170,7 @@ class RunFolder:
         self._policy.save_optimizer(folder / "optimizer.safetensors")
         (folder / "state.json").write_text(self.standing.to_json(self._machine()), encoding="utf-8")
 
-    def _written(self, write: Callable[[], None]) -> None:
+    def _written(self, write: Callable[[], object]) -> None:
         """Call what writes; say what to do where it can't."""
         try:
             write()
@@ -193,7 +193,8 @@ class RunFolder:
         self.tell(findings)
         if not findings:
             self.say("diagnosis: nothing wrong found")
-        self.say(f"report: {write_report(self.folder)}")
+        self._written(lambda: write_report(self.folder))
+        self.say(f"report: {self.folder / 'report.html'}")
 
     def tell(self, findings: Sequence[Finding]) -> None:
         """Show what was found, as its lines: what a model wrote in it can't move the cursor."""
@@ -207,13 +208,11 @@ class RunFolder:
     def keep(self, name: str, text: str) -> None:
         """Show a text, and keep it in the folder."""
         self.console.say(text)
-        (self.folder / name).write_text(text + "\n", encoding="utf-8")
+        checkpoint.replace_text(self.folder / name, text + "\n")
 
     def keep_environment(self, device: str) -> None:
         """Write down versions and machine."""
-        (self.folder / "environment.json").write_text(
-            json.dumps(environment(device), indent=1) + "\n", encoding="utf-8"
-        )
+        checkpoint.replace_text(self.folder / "environment.json", json.dumps(environment(device), indent=1) + "\n")
 
     def evaluate(self, step: int) -> Evaluation:
         """Answer the held-out problems and keep the answers."""

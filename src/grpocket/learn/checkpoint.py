@@ -133,12 +133,22 @@ def sync(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file that is at any moment the old one or the new one."""
+    """Write a text file of a run's folder that is at any moment the old one or the new one.
+
+    Raises:
+        UserError: it can't be written; the disk may be full.
+    """
     temporary = path.with_name(path.name + TEMPORARY)
-    temporary.write_text(text, encoding="utf-8", newline="")
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: could not be written ({error.strerror}); mend that, then: grpocket train --resume {path.parent}"
+        ) from None
 
 
 # Reading
