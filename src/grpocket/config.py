@@ -220,10 +220,13 @@ class Config:
         """Answers sampled in one round: prompts_per_step * group_size."""
         return self.prompts_per_step * self.group_size
 
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation is due after that step: before the first, every `eval_every`, at the end."""
+        return step in (0, self.steps) or (self.eval_every > 0 and step % self.eval_every == 0)
+
     def evaluations_after(self, step: int) -> int:
-        """How many evaluations are due after that step: every `eval_every` steps, and at the end."""
-        every = self.eval_every or self.steps
-        return -(-self.steps // every) - step // every if step < self.steps else 0
+        """How many evaluations are due after that step."""
+        return sum(map(self.evaluates_at, range(step + 1, self.steps + 1)))
 
     @property
     def weights_folder(self) -> str:

@@ -181,8 +181,8 @@ class RunFolder:
             ) from None
 
     def _evaluate_when_due(self) -> None:
-        step, every = self.standing.state.step, self.config.eval_every
-        if self._evaluate and step not in self.evaluations and (step in (0, self.config.steps) or due(step, every)):
+        step = self.standing.state.step
+        if self._evaluate and step not in self.evaluations and self.config.evaluates_at(step):
             self.evaluate(step)
 
     def finish(self) -> None:
