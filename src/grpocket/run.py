@@ -36,7 +36,7 @@ from .records import Group, StoppedError, TrainState, UserError
 from .report.console import Console, printable, teaching_group
 from .report.diagnose import Finding, Watch, diagnose
 from .report.environment import environment
-from .report.metrics import append_lines, rollout_lines, step_metrics
+from .report.metrics import append_lines, evaluation_lines, rollout_lines, step_metrics
 from .report.pace import Pace
 from .report.page import write_report
 from .report.run_files import read_run
@@ -222,19 +222,7 @@ class RunFolder:
             result = self._evaluate()
         self.pace.evaluation(time.perf_counter() - start)
         self.evaluations[step] = result
-        lines = [
-            {
-                "step": step,
-                "problem": a.problem.id,
-                "question": a.problem.question,
-                "answer": a.problem.answer,
-                "correct": a.correct,
-                "text": a.text,
-                "tokens": a.tokens,
-                "cut": a.cut,
-            }
-            for a in result.answered
-        ]
+        lines = evaluation_lines(step, result)
         amend(self.folder / "metrics.jsonl", step, {"eval/accuracy": result.accuracy})
         self.tracker.log(step, {"eval/accuracy": result.accuracy})
         append_lines(self.folder / "eval.jsonl", lines)

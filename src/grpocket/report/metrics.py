@@ -1,4 +1,4 @@
-"""What a step is remembered by: one line of metrics.jsonl, and its answers in rollouts.jsonl.
+"""What a step is remembered by: one line of metrics.jsonl, and its answers in rollouts.jsonl; an evaluation by eval.jsonl.
 
 The names are those of TRL where the meaning is the same, so that dashboards carry over. Two differ on purpose:
 the parts of the reward (`rewards/NAME/mean`) are weighted, so that they add up to the reward; and everything about
@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
+from ..evaluate.accuracy import Evaluation
 from ..records import Group, Rollout, StepMetrics, UserError
 
 
@@ -101,6 +102,23 @@ def rollout_lines(step: int, groups: Sequence[Group], dropped: Sequence[Group]) 
         }
         for at, group in enumerate([*groups, *dropped])
         for rollout, advantage, trained in zip(group.rollouts, group.advantages, group.trained, strict=True)
+    ]
+
+
+def evaluation_lines(step: int, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One JSON object for each held-out problem."""
+    return [
+        {
+            "step": step,
+            "problem": a.problem.id,
+            "question": a.problem.question,
+            "answer": a.problem.answer,
+            "correct": a.correct,
+            "text": a.text,
+            "tokens": a.tokens,
+            "cut": a.cut,
+        }
+        for a in evaluation.answered
     ]
 
 
