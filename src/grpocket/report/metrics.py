@@ -1,4 +1,4 @@
-"""What a step is remembered by: one line of metrics.jsonl, and its answers in rollouts.jsonl; an evaluation by eval.jsonl.
+"""What is kept of a step: a line of metrics.jsonl, and its answers in rollouts.jsonl; of an evaluation: eval.jsonl.
 
 The names are those of TRL where the meaning is the same, so that dashboards carry over. Two differ on purpose:
 the parts of the reward (`rewards/NAME/mean`) are weighted, so that they add up to the reward; and everything about
